@@ -1,0 +1,52 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup fmt check test prove preview down lock migrations-hash
+
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.setup
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+
+setup: $(SETUP) ## make .venv with everything the project needs
+
+$(SETUP): requirements/dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Cannot set up: $(PYTHON) is older than 3.11. Install Python 3.11 or newer, or name one: make PYTHON=python3.12 setup" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Cannot set up: $(PYTHON) comes without venv, as Debian ships it. Install it: apt-get install python3-venv" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.lock requirements/uv.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+fmt: $(SETUP) ## format and fix what tools can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: $(SETUP) ## lint, types, import rules, docs and migrations; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/interrogate --quiet projects/monolith/tests
+	$(BIN)/monolith preview migrations --check
+
+test: $(SETUP) ## run the tests, with a real Postgres that comes as a wheel
+	$(BIN)/pytest
+
+prove: $(SETUP) ## mutate the guard's core; a survivor is a failure
+	$(BIN)/python tools/prove.py
+
+preview: $(SETUP) ## run a muted preview of this branch on a clone of the data
+	@$(BIN)/monolith preview up 7
+
+down: $(SETUP) ## tear down every local preview
+	@$(BIN)/monolith preview down --all
+
+lock: $(SETUP) ## compile requirements/*.lock anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/app.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml -o requirements/dev.lock
+	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header - -o requirements/uv.lock
+
+migrations-hash: $(SETUP) ## rewrite atlas.sum after a migration was added
+	$(BIN)/monolith preview migrations --write

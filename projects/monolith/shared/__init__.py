@@ -1,0 +1,1 @@
+"""What every feature of the monolith may import; it imports nothing of ours."""

@@ -1,0 +1,97 @@
+"""Every error that is raised on purpose."""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class MonolithError(Exception):
+    """Something was refused on purpose, before it had any effect."""
+
+    exit_code: ClassVar[int] = 78
+    """EX_CONFIG of sysexits.h: the configuration is wrong, a restart does not help."""
+
+
+class SettingsError(MonolithError):
+    """The environment is missing, contradictory or misspelt; `problems` has a sentence each."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"Refused to read the settings: {' '.join(self.problems)}")
+
+    def __reduce__(self) -> tuple[type["SettingsError"], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+class TargetError(MonolithError):
+    """DATABASE_URL is not one that we understand to the last character; never echoes it."""
+
+    def __init__(self, found: str, remedy: str) -> None:
+        self.found = found
+        self.remedy = remedy
+        super().__init__(
+            "Refused to read DATABASE_URL: expected postgresql://user:password@host:port/database "
+            f"or postgresql://user:password@/database?host=/socket/directory, it {found}. {remedy}"
+        )
+
+    def __reduce__(self) -> tuple[type["TargetError"], tuple[str, str]]:
+        return type(self), (self.found, self.remedy)
+
+
+class WrongDatabaseError(MonolithError):
+    """A fact about the database belongs to another environment. Never retried."""
+
+    def __init__(self, fact: str, expected: str, found: str, remedy: str) -> None:
+        self.fact = fact
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        super().__init__(
+            f"Refused to use the database: expected {fact} to be {expected}, found {found!r}. {remedy}"
+        )
+
+    def __reduce__(self) -> tuple[type["WrongDatabaseError"], tuple[str, str, str, str]]:
+        return type(self), (self.fact, self.expected, self.found, self.remedy)
+
+
+class UnidentifiedDatabaseError(MonolithError):
+    """The database could not be asked who it is, so nobody may use it."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(
+            f"Cannot identify the database: expected {where} to say who it is, {reason}. "
+            "Check that it runs and that DATABASE_URL names it, then restart."
+        )
+
+    def __reduce__(self) -> tuple[type["UnidentifiedDatabaseError"], tuple[str, str]]:
+        return type(self), (self.where, self.reason)
+
+
+class MutedError(MonolithError):
+    """An act was asked for whose startup point the guard has muted."""
+
+    def __init__(self, point: str, reason: str) -> None:
+        self.point = point
+        self.reason = reason
+        super().__init__(
+            f"Refused to act: expected the {point} to run, the guard says it is muted ({reason}). "
+            "Do it in production."
+        )
+
+    def __reduce__(self) -> tuple[type["MutedError"], tuple[str, str]]:
+        return type(self), (self.point, self.reason)
+
+
+class AuditError(MonolithError):
+    """The audit line could not be written, so nothing may start."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"Refused to start: expected to write the audit line, the log says {reason}. "
+            "Give the process a standard error that takes writes, then restart."
+        )
+
+    def __reduce__(self) -> tuple[type["AuditError"], tuple[str]]:
+        return type(self), (self.reason,)

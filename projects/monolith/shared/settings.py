@@ -1,0 +1,211 @@
+"""The only module that reads the environment."""
+
+import os
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FilePath,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from shared.errors import SettingsError
+from shared.guard import Guard, StartupPoint
+
+CREDENTIAL = "credential of a startup point"
+"""Marks a field that a preview must not hold."""
+
+
+def _drop_in_preview(value: object, info: ValidationInfo) -> object:
+    return None if info.data.get("pr_env") else value
+
+
+Credential = Annotated[
+    Annotated[SecretStr, Field(min_length=1)] | None, BeforeValidator(_drop_in_preview), CREDENTIAL
+]
+PullRequest = Annotated[str, Field(pattern=r"\A[1-9][0-9]{0,8}\z"), AfterValidator(int)]
+
+
+class Settings(BaseSettings):
+    """
+    Everything that the environment says, read once and frozen.
+
+    Only the process's environment is read, never a file. In a preview the
+    credentials of startup points are dropped, from here and from the
+    environment, and named in `dropped`.
+
+    Raises:
+        SettingsError: anything is missing, misspelt or contradictory. Its
+            message names the variable and never what was in it.
+    """
+
+    model_config = SettingsConfigDict(
+        case_sensitive=True,
+        env_file=None,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        secrets_dir=None,
+    )
+
+    pr_env: bool = Field(
+        default=False,
+        validation_alias="PR_ENV",
+        description="true, 1, yes, y, on, t (a preview) or false, 0, no, n, off, f (production)",
+    )
+    pr_number: PullRequest | None = Field(
+        default=None,
+        validation_alias="PR_NUMBER",
+        description="the pull request's number in decimal digits, without a leading zero",
+    )
+    head_sha: str | None = Field(
+        default=None,
+        validation_alias="HEAD_SHA",
+        pattern=r"\A[0-9a-f]{40}\z",
+        description="the commit that runs: 40 hexadecimal digits in lower case",
+    )
+    database_url: SecretStr = Field(
+        validation_alias="DATABASE_URL",
+        min_length=1,
+        description="postgresql://user:password@host:port/database",
+    )
+    database_ca_file: FilePath | None = Field(
+        default=None,
+        validation_alias="DATABASE_CA_FILE",
+        description="a file with the certificates of the database's own authority",
+    )
+    database_wait_seconds: float = Field(
+        default=120,
+        ge=0,
+        le=3600,
+        validation_alias="DATABASE_WAIT_SECONDS",
+        description="how long to wait for a database that is not up yet, in seconds from 0 to 3600",
+    )
+    listen_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        validation_alias="LISTEN_HOST",
+        description="the address to listen on",
+    )
+    listen_port: int = Field(
+        default=8000,
+        ge=1,
+        le=65535,
+        validation_alias="LISTEN_PORT",
+        description="the TCP port to listen on, from 1 to 65535",
+    )
+    discord_bot_token: Credential = Field(
+        default=None, validation_alias="DISCORD_BOT_TOKEN", description="the bot's token"
+    )
+    discord_api_url: str | None = Field(
+        default=None,
+        validation_alias="DISCORD_API_URL",
+        pattern=r"\Ahttps?://[^/\s?#@]+(/[^\s?#]*)?\z",
+        description="the base of Discord's REST API, http:// or https://",
+    )
+    github_token: Credential = Field(
+        default=None, validation_alias="GITHUB_TOKEN", description="the changelog's token"
+    )
+    vault_git_remote: Credential = Field(
+        default=None, validation_alias="VAULT_GIT_REMOTE", description="the vault's git remote"
+    )
+
+    _dropped: tuple[str, ...] = PrivateAttr(default=())
+    _guard: Guard = PrivateAttr()
+
+    def __init__(self) -> None:
+        problems = _misspelt()
+        try:
+            super().__init__()
+        except ValidationError as error:
+            problems += _explain(error)
+        if problems:  # raised here so that no traceback leads back to the input
+            raise SettingsError(problems)
+        lacking = {} if self.discord_bot_token else {StartupPoint.DISCORD: "DISCORD_BOT_TOKEN"}
+        self._guard = Guard(preview=self.pr_env, lacking=lacking)
+        if self.pr_env:
+            self._dropped = tuple(name for name in credential_names() if name in os.environ)
+            for name in self._dropped:
+                del os.environ[name]
+
+    @property
+    def guard(self) -> Guard:
+        """The single guard, made once with these settings."""
+        return self._guard
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Names of the credentials that a preview found in its environment and dropped."""
+        return self._dropped
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave the environment as the only source."""
+        del settings_cls, init_settings, dotenv_settings, file_secret_settings
+        return (env_settings,)
+
+    @model_validator(mode="after")
+    def _number_needs_preview(self) -> Self:
+        if self.pr_number is not None and not self.pr_env:
+            msg = "PR_NUMBER is set and PR_ENV is not true. Set PR_ENV=true, or unset PR_NUMBER."
+            raise ValueError(msg)
+        return self
+
+
+def credential_names() -> tuple[str, ...]:
+    """Name the variables that a preview must not hold."""
+    fields = Settings.model_fields.values()
+    return tuple(str(field.validation_alias) for field in fields if CREDENTIAL in field.metadata)
+
+
+def _misspelt() -> list[str]:
+    if "PR_ENV" in os.environ:
+        return []
+    return [
+        f"{name} is set and PR_ENV is not. Spell it PR_ENV, or unset it."
+        for name in sorted(filter(_near_miss, os.environ))
+    ]
+
+
+def _near_miss(name: str) -> bool:
+    """Tell whether `name` is PR_ENV but for case, dashes, underscores or one typo."""
+    found, meant = re.sub("[-_]", "", name).upper(), "PRENV"
+    start = len(os.path.commonprefix([found, meant]))
+    found, meant = found[start:], meant[start:]
+    end = len(os.path.commonprefix([found[::-1], meant[::-1]]))
+    found, meant = found[: len(found) - end], meant[: len(meant) - end]
+    return max(len(found), len(meant)) <= 1 or (len(found) == 2 and found == meant[::-1])  # noqa: PLR2004  two letters changed places
+
+
+def _explain(error: ValidationError) -> list[str]:
+    found: list[Any] = error.errors(include_url=False, include_context=False, include_input=False)
+    return [_sentence(problem) for problem in found]
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    if not problem["loc"]:
+        return str(problem["msg"].removeprefix("Value error, "))
+    name = str(problem["loc"][0])
+    expected = next(
+        field.description
+        for field in Settings.model_fields.values()
+        if field.validation_alias == name
+    )
+    if problem["type"] == "missing":
+        return f"{name} is not set. Set it to {expected}."
+    return f"expected {name} to be {expected}, the environment says something else. Correct it."
