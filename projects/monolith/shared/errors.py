@@ -46,7 +46,8 @@ class WrongDatabaseError(MonolithError):
         self.found = found
         self.remedy = remedy
         super().__init__(
-            f"Refused to use the database: expected {fact} to be {expected}, found {found!r}. {remedy}"
+            f"Refused to use the database: expected {fact} to be {expected}, "
+            f"found {found!r}. {remedy}"
         )
 
     def __reduce__(self) -> tuple[type["WrongDatabaseError"], tuple[str, str, str, str]]:

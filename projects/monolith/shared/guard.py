@@ -23,10 +23,6 @@ class Decision:
     runs: bool
     reason: str
 
-    def __str__(self) -> str:
-        """Return the sentence that the log carries."""
-        return f"{self.point} enabled" if self.runs else f"{self.point} disabled ({self.reason})"
-
 
 @dataclass(frozen=True, slots=True)
 class Guard:

@@ -5,7 +5,6 @@ import re
 from typing import Annotated, Any, Self
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     FilePath,
@@ -31,7 +30,16 @@ def _drop_in_preview(value: object, info: ValidationInfo) -> object:
 Credential = Annotated[
     Annotated[SecretStr, Field(min_length=1)] | None, BeforeValidator(_drop_in_preview), CREDENTIAL
 ]
-PullRequest = Annotated[str, Field(pattern=r"\A[1-9][0-9]{0,8}\z"), AfterValidator(int)]
+
+
+def _plain_digits(value: object) -> object:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", str(value), re.ASCII):
+        msg = "not a pull request's number"
+        raise ValueError(msg)
+    return value
+
+
+PullRequest = Annotated[int, BeforeValidator(_plain_digits)]
 
 
 class Settings(BaseSettings):
@@ -185,11 +193,12 @@ def _misspelt() -> list[str]:
 def _near_miss(name: str) -> bool:
     """Tell whether `name` is PR_ENV but for case, dashes, underscores or one typo."""
     found, meant = re.sub("[-_]", "", name).upper(), "PRENV"
-    start = len(os.path.commonprefix([found, meant]))
-    found, meant = found[start:], meant[start:]
-    end = len(os.path.commonprefix([found[::-1], meant[::-1]]))
-    found, meant = found[: len(found) - end], meant[: len(meant) - end]
-    return max(len(found), len(meant)) <= 1 or (len(found) == 2 and found == meant[::-1])  # noqa: PLR2004  two letters changed places
+    while found and meant and found[0] == meant[0]:
+        found, meant = found[1:], meant[1:]
+    while found and meant and found[-1] == meant[-1]:
+        found, meant = found[:-1], meant[:-1]
+    swapped = len(found) == len("PR") and found == meant[::-1]
+    return max(len(found), len(meant)) <= 1 or swapped
 
 
 def _explain(error: ValidationError) -> list[str]:

@@ -1,0 +1,15 @@
+"""An environment of its own for a test that reads settings."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+DSN = "postgresql://app:secret@monolith-pg-rw:5432/monolith"
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Replace the whole environment, with a DATABASE_URL unless one is given."""
+    with patch.dict(os.environ, {"DATABASE_URL": DSN, **variables}, clear=True):
+        yield

@@ -1,0 +1,221 @@
+import io
+import os
+import pickle
+import traceback
+from pathlib import Path
+
+import pytest
+import structlog
+from hypothesis import given
+
+from shared.errors import SettingsError
+from shared.settings import Settings, credential_names
+from tests.environment import environment
+from tests.strategies import LEGAL_FALSE, LEGAL_TRUE, environment_text, typos
+
+LEGAL = dict.fromkeys(LEGAL_TRUE, True) | dict.fromkeys(LEGAL_FALSE, False)
+
+
+@pytest.mark.parametrize("case", [str.lower, str.upper, str.title], ids=["lower", "upper", "title"])
+@pytest.mark.parametrize(("raw", "preview"), LEGAL.items(), ids=LEGAL)
+def test_legal_spelling(raw, preview, case):
+    """
+    PR_ENV takes what pydantic calls a bool, in any case, and nothing turns it round.
+    """
+    with environment(PR_ENV=case(raw)):
+        settings = Settings()
+
+    assert settings.pr_env is preview
+    assert settings.guard.preview is preview
+
+
+def test_flag_unset():
+    """
+    Without PR_ENV the process is production.
+    """
+    with environment():
+        assert Settings().guard.preview is False
+
+
+@given(raw=environment_text.filter(lambda raw: raw.lower() not in LEGAL))
+def test_other_spelling_never_starts(raw):
+    """
+    Any other value of PR_ENV, the empty string too, refuses to start and is not repeated.
+    """
+    with environment(PR_ENV=raw), pytest.raises(SettingsError, match="expected PR_ENV to be") as e:
+        Settings()
+
+    assert str(e.value).count(raw) == str(SettingsError(e.value.problems)).count(raw)
+
+
+@given(name=typos().filter(lambda name: name != "PR_ENV"))
+def test_near_miss_never_starts(name):
+    """
+    A name that is PR_ENV but for case, dashes, underscores or one typo refuses to start.
+    """
+    with environment(**{name: "true"}), pytest.raises(SettingsError, match="Spell it PR_ENV"):
+        Settings()
+
+    with environment(**{name: "true", "PR_ENV": "false"}):
+        assert Settings().pr_env is False
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PATH", "ENV", "MY_PR_ENV", "PRIVATE_ENV", "PERL_ENV", "PVNER", "VENV", "PRRENVV", "NPREV"],
+)
+def test_other_names_are_left_alone(name):
+    """
+    A name that is two typos or more away from PR_ENV is another variable.
+    """
+    with environment(**{name: "7", "PR_ENV": "true"}):
+        assert Settings().pr_env
+
+    with environment(**{name: "7"}):
+        assert not Settings().pr_env
+
+
+def test_number_needs_preview():
+    """
+    PR_NUMBER without PR_ENV=true contradicts itself and refuses to start.
+    """
+    with (
+        environment(PR_NUMBER="7", PR_ENV="false"),
+        pytest.raises(SettingsError, match="PR_NUMBER"),
+    ):
+        Settings()
+
+    with environment(PR_NUMBER="7", PR_ENV="true"):
+        assert Settings().pr_number == 7
+
+
+@pytest.mark.parametrize(
+    "raw", ["", "0", "07", "+7", "-7", " 7", "7\n", "7.0", "1_0", "\u0667", "x", "1" * 10]
+)
+def test_number_spelling(raw):
+    """
+    PR_NUMBER is plain decimal digits, or startup is refused.
+    """
+    with environment(PR_NUMBER=raw, PR_ENV="true"), pytest.raises(SettingsError, match="PR_NUMBER"):
+        Settings()
+
+
+@pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
+@pytest.mark.parametrize("name", ["DISCORD_BOT_TOKEN", "GITHUB_TOKEN", "VAULT_GIT_REMOTE"])
+def test_credentials(name, preview):
+    """
+    A preview drops the credentials of startup points and names them; production keeps them.
+    """
+    with environment(**{name: "tok", "PR_ENV": str(preview)}):
+        settings = Settings()
+        held = getattr(settings, name.lower())
+
+        assert (name in os.environ) is not preview
+    assert (held is None) is preview
+    assert settings.dropped == ((name,) if preview else ())
+    assert name in credential_names()
+
+
+def test_credential_of_nonsense():
+    """
+    A credential that a preview must not hold is dropped even if it is empty; production refuses it.
+    """
+    with environment(PR_ENV="true", GITHUB_TOKEN=""):
+        assert Settings().dropped == ("GITHUB_TOKEN",)
+
+    with environment(GITHUB_TOKEN=""), pytest.raises(SettingsError, match="GITHUB_TOKEN"):
+        Settings()
+
+
+VARIABLES = sorted(str(field.validation_alias) for field in Settings.model_fields.values())
+NEVER_REFUSED = {
+    "DATABASE_URL",
+    "LISTEN_HOST",
+    "DISCORD_BOT_TOKEN",
+    "GITHUB_TOKEN",
+    "VAULT_GIT_REMOTE",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in VARIABLES if name not in NEVER_REFUSED])
+def test_refusal_echoes_nothing(name):
+    """
+    No refusal repeats an input: not the message, the chain of causes, a traceback or its locals.
+    """
+    secret, console = "hunter2!hunter2", io.StringIO()
+    with environment(**{"PR_ENV": "true", name: secret}):
+        try:
+            Settings()
+        except SettingsError as error:
+            ours = (
+                error.__traceback__ and error.__traceback__.tb_next
+            )  # this frame holds the secret, as it must
+            formatter = structlog.dev.RichTracebackFormatter(show_locals=True)
+            formatter(console, (type(error), error, ours))
+            texts = [repr(error), "".join(traceback.format_exception(error)), console.getvalue()]
+            chain = (error.__cause__, error.__context__)
+
+    assert name in texts[0]
+    assert secret not in "".join(texts)
+    assert chain == (None, None)
+
+
+def test_secrets_have_no_repr():
+    """
+    Settings that are printed show no secret.
+    """
+    with environment(DISCORD_BOT_TOKEN="hunter2"):
+        shown = repr(Settings()) + str(Settings())
+
+    assert "hunter2" not in shown
+    assert "secret" not in shown.replace("SecretStr", "")
+
+
+def test_environment_is_read_once():
+    """
+    Settings are frozen: a later change of the environment changes nothing, and nobody sets them.
+    """
+    with environment(PR_ENV="true"):
+        settings = Settings()
+    with environment(PR_ENV="false"):
+        assert settings.pr_env
+        assert settings.guard.preview
+
+    with pytest.raises(ValueError, match="frozen"):
+        settings.pr_env = False  # type: ignore[misc]
+    assert settings.model_copy(update={"pr_env": False}).guard.preview
+
+
+def test_only_the_environment(tmp_path, monkeypatch):
+    """
+    No .env file is read, wherever the process starts.
+    """
+    Path(tmp_path, ".env").write_text("PR_ENV=true\nDATABASE_URL=x\n")
+    monkeypatch.chdir(tmp_path)
+
+    with environment():
+        assert Settings().pr_env is False
+
+
+def test_lower_case_name_is_not_ours():
+    """
+    Names are taken as they are spelt: database_url is not DATABASE_URL.
+    """
+    with environment(database_url="other"):
+        assert Settings().database_url.get_secret_value() != "other"
+
+
+def test_every_problem_is_named():
+    """
+    One refusal names everything that is wrong, with a remedy each, and survives pickling.
+    """
+    wrong = environment(PR_ENV="ture", LISTEN_PORT="0", DATABASE_WAIT_SECONDS="-1")
+    with wrong, pytest.raises(SettingsError) as caught:
+        Settings()
+
+    assert [problem.split()[1] for problem in caught.value.problems] == [
+        "PR_ENV",
+        "DATABASE_WAIT_SECONDS",
+        "LISTEN_PORT",
+    ]
+    assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
