@@ -79,8 +79,9 @@ class Expected:
         return Fact("cluster_name", self._clone, found, _verdict(matches=self._is_clone(found)))
 
     def narrowed(self, target: Target) -> "Expected":
-        """Expect exactly the clone that the target's host names."""
-        return Expected(self.preview, _number_of_host(target) if self.preview else None)
+        """Expect the clone that the target's host names, where no number is known yet."""
+        number = self.number or _number_of_host(target)
+        return Expected(self.preview, number if self.preview else None)
 
     def refuse(self, fact: Fact) -> None:
         """
