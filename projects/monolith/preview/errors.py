@@ -1,0 +1,278 @@
+"""Every error that the operator's side raises on purpose."""
+
+from pathlib import Path
+
+from shared.errors import MonolithError
+
+
+class BinariesError(MonolithError):
+    """There is no Postgres that can be run."""
+
+    def __init__(self, where: str, reason: str, remedy: str) -> None:
+        self.where = where
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(
+            f"Cannot run Postgres: expected its programs in {where}, {reason}. {remedy}"
+        )
+
+    def __reduce__(self) -> tuple[type["BinariesError"], tuple[str, str, str]]:
+        return type(self), (self.where, self.reason, self.remedy)
+
+
+class UnreachableError(MonolithError):
+    """A directory is closed to the user that runs Postgres; it is never opened for them."""
+
+    def __init__(self, directory: Path, user: str) -> None:
+        self.directory = directory
+        self.user = user
+        super().__init__(
+            f"Refused to keep a database below {directory}: expected user {user!r}, who runs "
+            f"Postgres, to get there, the file system says permission denied. "
+            "Name a directory that every user can enter: --state-dir PATH."
+        )
+
+    def __reduce__(self) -> tuple[type["UnreachableError"], tuple[Path, str]]:
+        return type(self), (self.directory, self.user)
+
+
+class SocketPathError(MonolithError):
+    """The state directory's name is too long for a Unix socket in it."""
+
+    def __init__(self, path: Path, longest: int) -> None:
+        self.path = path
+        self.longest = longest
+        super().__init__(
+            f"Refused to make the socket {path}: expected a path of at most {longest} bytes, "
+            f"it has {len(bytes(path))}. Name a shorter directory: --state-dir PATH."
+        )
+
+    def __reduce__(self) -> tuple[type["SocketPathError"], tuple[Path, int]]:
+        return type(self), (self.path, self.longest)
+
+
+class EngineError(MonolithError):
+    """Postgres did not do what it was told; its last words are in the message."""
+
+    def __init__(self, engine: str, verb: str, reason: str, log: Path) -> None:
+        self.engine = engine
+        self.verb = verb
+        self.reason = reason
+        self.log = log
+        super().__init__(
+            f"Cannot {verb} {engine}: expected Postgres to do it, it says {reason!r}. Read {log}."
+        )
+
+    def __reduce__(self) -> tuple[type["EngineError"], tuple[str, str, str, Path]]:
+        return type(self), (self.engine, self.verb, self.reason, self.log)
+
+
+class ForeignEngineError(MonolithError):
+    """The engine runs as a user whose processes we may not signal."""
+
+    def __init__(self, engine: str, pid: int) -> None:
+        self.engine = engine
+        self.pid = pid
+        super().__init__(
+            f"Cannot stop {engine}: expected to be allowed to signal process {pid}, "
+            "the system says no. Do it as the user who started it."
+        )
+
+    def __reduce__(self) -> tuple[type["ForeignEngineError"], tuple[str, int]]:
+        return type(self), (self.engine, self.pid)
+
+
+class SourceError(MonolithError):
+    """The source cannot be cloned as it is; a second try gives the same."""
+
+    def __init__(self, source: str, expected: str, found: str, remedy: str) -> None:
+        self.source = source
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        super().__init__(
+            f"Refused to clone {source}: expected {expected}, the source says {found}. {remedy}"
+        )
+
+    def __reduce__(self) -> tuple[type["SourceError"], tuple[str, str, str, str]]:
+        return type(self), (self.source, self.expected, self.found, self.remedy)
+
+
+class CloneExistsError(MonolithError):
+    """There is a clone of this name already."""
+
+    def __init__(self, clone: str, home: Path) -> None:
+        self.clone = clone
+        self.home = home
+        super().__init__(
+            f"Refused to make the clone {clone}: expected nothing in {home}, "
+            "the file system says it holds a database. Tear that one down first."
+        )
+
+    def __reduce__(self) -> tuple[type["CloneExistsError"], tuple[str, Path]]:
+        return type(self), (self.clone, self.home)
+
+
+class SpaceError(MonolithError):
+    """A full copy would not fit."""
+
+    def __init__(self, directory: Path, needed: int, free: int) -> None:
+        self.directory = directory
+        self.needed = needed
+        self.free = free
+        super().__init__(
+            f"Refused to copy the source into {directory}: expected {needed:,} bytes free, "
+            f"the file system says {free:,}. Free some, or name another place: --state-dir PATH."
+        )
+
+    def __reduce__(self) -> tuple[type["SpaceError"], tuple[Path, int, int]]:
+        return type(self), (self.directory, self.needed, self.free)
+
+
+class CloneError(MonolithError):
+    """The copy is not complete, so nothing of it was kept."""
+
+    def __init__(self, clone: str, expected: str, found: str) -> None:
+        self.clone = clone
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"Refused to keep the clone {clone}: expected {expected}, the copy has {found}. "
+            "Try again."
+        )
+
+    def __reduce__(self) -> tuple[type["CloneError"], tuple[str, str, str]]:
+        return type(self), (self.clone, self.expected, self.found)
+
+
+class SumError(MonolithError):
+    """atlas.sum does not describe the files beside it."""
+
+    def __init__(self, directory: Path, problem: str) -> None:
+        self.directory = directory
+        self.problem = problem
+        super().__init__(
+            f"Refused to use the migrations in {directory}: expected atlas.sum to describe them, "
+            f"it says otherwise: {problem}. Run: make migrations-hash."
+        )
+
+    def __reduce__(self) -> tuple[type["SumError"], tuple[Path, str]]:
+        return type(self), (self.directory, self.problem)
+
+
+class MigrationError(MonolithError):
+    """A migration cannot be applied as it is written; `file` is the one to correct."""
+
+    def __init__(self, file: str, expected: str, found: str, remedy: str) -> None:
+        self.file = file
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        super().__init__(f"Refused to apply {file}: expected {expected}, {found}. {remedy}")
+
+    def __reduce__(self) -> tuple[type["MigrationError"], tuple[str, str, str, str]]:
+        return type(self), (self.file, self.expected, self.found, self.remedy)
+
+
+class SchemaAheadError(MonolithError):
+    """The database has migrations that the branch lacks."""
+
+    def __init__(self, versions: tuple[str, ...]) -> None:
+        self.versions = versions
+        super().__init__(
+            "Refused to migrate: expected every applied migration among the branch's files, "
+            f"the database's schema is ahead of the branch by {', '.join(versions)}. "
+            "Rebase the branch onto main."
+        )
+
+    def __reduce__(self) -> tuple[type["SchemaAheadError"], tuple[tuple[str, ...]]]:
+        return type(self), (self.versions,)
+
+
+class HistoryError(MonolithError):
+    """What was applied is no longer what the files say; `file` is the first that differs."""
+
+    def __init__(self, file: str, found: str) -> None:
+        self.file = file
+        self.found = found
+        super().__init__(
+            f"Refused to migrate: expected {file} to be applied as it is now, "
+            f"the database says {found}. Restore the file, or reset the clone."
+        )
+
+    def __reduce__(self) -> tuple[type["HistoryError"], tuple[str, str]]:
+        return type(self), (self.file, self.found)
+
+
+class PreviewRunsError(MonolithError):
+    """The preview that was asked for runs already."""
+
+    def __init__(self, number: int, url: str | None) -> None:
+        self.number = number
+        self.url = url
+        super().__init__(
+            f"Refused to start preview {number}: expected it not to run, its lock says it does "
+            f"({url or 'not ready yet'}). Open it, or tear it down: monolith preview down {number}."
+        )
+
+    def __reduce__(self) -> tuple[type["PreviewRunsError"], tuple[int, str | None]]:
+        return type(self), (self.number, self.url)
+
+
+class TooManyPreviewsError(MonolithError):
+    """As many previews run as may at once; names them."""
+
+    def __init__(self, running: tuple[int, ...], most: int) -> None:
+        self.running = running
+        self.most = most
+        names = ", ".join(map(str, running))
+        super().__init__(
+            f"Refused to start another preview: expected fewer than {most} to run, "
+            f"this machine runs {names}. Tear one down: monolith preview down {running[0]}."
+        )
+
+    def __reduce__(self) -> tuple[type["TooManyPreviewsError"], tuple[tuple[int, ...], int]]:
+        return type(self), (self.running, self.most)
+
+
+class NoPreviewError(MonolithError):
+    """There is no such preview on this machine."""
+
+    def __init__(self, number: int, known: tuple[int, ...]) -> None:
+        self.number = number
+        self.known = known
+        there = f"has {', '.join(map(str, known))}" if known else "has none"
+        super().__init__(
+            f"Cannot find preview {number}: expected it on this machine, which {there}. "
+            f"Start it: monolith preview up {number}."
+        )
+
+    def __reduce__(self) -> tuple[type["NoPreviewError"], tuple[int, tuple[int, ...]]]:
+        return type(self), (self.number, self.known)
+
+
+class ForeignPreviewError(MonolithError):
+    """The preview belongs to a user whose processes we may not signal."""
+
+    def __init__(self, number: int, pid: int) -> None:
+        self.number = number
+        self.pid = pid
+        super().__init__(
+            f"Cannot tear down preview {number}: expected to be allowed to signal process {pid}, "
+            "the system says no. Do it as the user who started it."
+        )
+
+    def __reduce__(self) -> tuple[type["ForeignPreviewError"], tuple[int, int]]:
+        return type(self), (self.number, self.pid)
+
+
+class AppError(MonolithError):
+    """The preview's app does not serve; its last words are in the message."""
+
+    def __init__(self, reason: str, log: str) -> None:
+        self.reason = reason
+        self.log = log
+        super().__init__(f"Cannot serve the preview: expected the app to run, {reason}. {log}")
+
+    def __reduce__(self) -> tuple[type["AppError"], tuple[str, str]]:
+        return type(self), (self.reason, self.log)
