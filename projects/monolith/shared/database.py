@@ -47,24 +47,25 @@ class Database:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """
-        Judge where DATABASE_URL points; no packet leaves.
+        Read where DATABASE_URL points, and whose database that must be.
 
         Raises:
             TargetError: DATABASE_URL cannot be read.
-            WrongDatabaseError: it points at another environment's database.
             SettingsError: DATABASE_CA_FILE cannot be used.
         """
         target = parse(settings.database_url.get_secret_value())
-        expected = Expected(preview=settings.pr_env, number=settings.pr_number)
-        host = expected.judge_host(target)
-        expected.refuse(host)
-        return cls(
-            target,
-            expected.narrowed(target),
-            _verify_full(settings.database_ca_file, target),
-            settings.database_wait_seconds,
-            facts={host.name: host},
-        )
+        expected = Expected(settings.pr_env, settings.pr_number).narrowed(target)
+        tls = _verify_full(settings.database_ca_file, target)
+        return cls(target, expected, tls, settings.database_wait_seconds)
+
+    def judge_target(self) -> None:
+        """
+        Judge where the target points; no packet leaves.
+
+        Raises:
+            WrongDatabaseError: it points at another environment's database.
+        """
+        self._admit(self.expected.judge_host(self.target))
 
     @property
     def verdict(self) -> Verdict:
@@ -109,7 +110,7 @@ class Database:
 
     async def connect(self, *_dsn: object, **options: Any) -> asyncpg.Connection:
         """
-        Open one connection to the target, and identify it.
+        Judge the target, open one connection to it, and identify that.
 
         This is the pool's `connect` hook. Whatever address the pool was given,
         it is the target that is connected to.
@@ -117,6 +118,7 @@ class Database:
         Raises:
             WrongDatabaseError: another database answered; the connection is closed.
         """
+        self.judge_target()
         classes = {key: options[key] for key in _FROM_POOL if key in options}
         try:
             connection: asyncpg.Connection = await asyncpg.connect(
@@ -139,9 +141,8 @@ class Database:
         self.facts[fact.name] = fact
         try:
             self.expected.refuse(fact)
-        except WrongDatabaseError as error:
+        except WrongDatabaseError:
             self.refused += 1
-            log.error("database refused", error=str(error))
             raise
 
     def _certificate(self, verdict: Verdict, found: str) -> Fact:
@@ -162,13 +163,17 @@ def _verify_full(ca_file: Path | None, target: Target) -> ssl.SSLContext | None:
     if ca_file is None:
         return None
     if target.is_socket:
-        problem = "DATABASE_CA_FILE is set and DATABASE_URL names a socket, which has no TLS. Unset it."
+        problem = (
+            "DATABASE_CA_FILE is set and DATABASE_URL names a socket, which has no TLS. Unset it."
+        )
         raise SettingsError([problem])
     try:
         return ssl.create_default_context(cafile=str(ca_file))
     except (OSError, ssl.SSLError):
         pass
-    problem = "expected DATABASE_CA_FILE to hold PEM certificates, the file says otherwise. Correct it."
+    problem = (
+        "expected DATABASE_CA_FILE to hold PEM certificates, the file says otherwise. Correct it."
+    )
     raise SettingsError([problem])
 
 

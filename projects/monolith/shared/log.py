@@ -2,15 +2,23 @@
 
 import logging
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 import structlog
+from structlog.typing import EventDict, Processor
 
-_SHARED: list[Any] = [
+
+def _event_first(_logger: object, _name: str, event: EventDict) -> EventDict:
+    first = ("timestamp", "level", "event")
+    return {key: event.pop(key) for key in first if key in event} | dict(event)
+
+
+_SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.format_exc_info,  # plain: a rich traceback would print locals
+    _event_first,
 ]
 
 
@@ -22,11 +30,9 @@ def set_up(stream: TextIO | None = None) -> None:
     that cannot be written raises OSError.
     """
     stream = stream or sys.stderr
-    renderer: Any = structlog.processors.JSONRenderer()
+    renderer: Processor = structlog.processors.JSONRenderer()
     if stream.isatty():
-        renderer = structlog.dev.ConsoleRenderer(
-            exception_formatter=structlog.dev.plain_traceback
-        )
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[*_SHARED, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -1,0 +1,167 @@
+import hashlib
+import io
+import json
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from shared import log
+from shared.audit import audit_line, audit_record, write_audit, write_refusal
+from shared.database import Database
+from shared.errors import AuditError, MutedError
+from shared.guard import StartupPoint
+from shared.settings import Settings
+from tests.environment import environment
+
+CLONE = "postgresql://app:hunter2@monolith-pg-pr-7-rw:5432/monolith"
+
+
+@pytest.fixture
+def preview():
+    """Settings of preview 7 that decided every point, and its database, judged but not asked."""
+    with environment(PR_ENV="true", DATABASE_URL=CLONE, HEAD_SHA="a" * 40, GITHUB_TOKEN="x"):
+        settings = Settings()
+    for point in StartupPoint:
+        settings.guard.decide(point)
+    database = Database.from_settings(settings)
+    database.judge_target()
+    return settings, database
+
+
+def test_record(preview):
+    """
+    The audit record says mode, PR, commit, decisions, facts with verdicts, what was dropped.
+    """
+    record = audit_record(*preview)
+
+    assert {key: value for key, value in record.items() if key != "digest"} == {
+        "mode": "preview",
+        "pr_number": 7,
+        "head_sha": "a" * 40,
+        "startup_points": [
+            {"point": "scheduler loop", "runs": False, "reason": "PR_ENV"},
+            {"point": "discord bot", "runs": False, "reason": "PR_ENV"},
+        ],
+        "database": {
+            "verdict": "UNABLE",
+            "facts": [
+                {
+                    "name": "host",
+                    "expected": "the host of monolith-pg-pr-7",
+                    "found": "monolith-pg-pr-7-rw",
+                    "verdict": "MATCH",
+                }
+            ],
+        },
+        "dropped_credentials": ["GITHUB_TOKEN"],
+    }
+
+
+def test_digest(preview):
+    """
+    The digest is the SHA-256 of the rest of the record as JSON, sorted and without white space.
+    """
+    record = audit_record(*preview)
+    digest = record.pop("digest")
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+
+    assert digest == f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    assert audit_record(None, None)["digest"] != digest
+
+
+def test_line(preview):
+    """
+    The audit line is one line with mode, decisions, database, verdict and digest.
+    """
+    record = audit_record(*preview)
+
+    assert audit_line(record) == (
+        "preview 7, scheduler loop disabled (PR_ENV), discord bot disabled (PR_ENV), "
+        f"database 'monolith-pg-pr-7-rw' UNABLE, {record['digest']}"
+    )
+
+
+def test_line_of_production():
+    """
+    Production's audit line says what runs and what lacks a setting, and the name that answered.
+    """
+    with environment():
+        settings = Settings()
+    for point in StartupPoint:
+        settings.guard.decide(point)
+    database = Database.from_settings(settings)
+    database.facts["cluster_name"] = database.expected.judge_server("monolith-pg")
+    record = audit_record(settings, database)
+
+    assert audit_line(record) == (
+        "production, scheduler loop enabled (production), discord bot disabled (no "
+        f"DISCORD_BOT_TOKEN), database 'monolith-pg' MATCH, {record['digest']}"
+    )
+
+
+def test_unknown():
+    """
+    Before anything is known the record says so, and claims nothing.
+    """
+    record = audit_record(None, None)
+
+    assert record.pop("digest").startswith("sha256:")
+    assert record == {
+        "mode": "unknown",
+        "pr_number": None,
+        "head_sha": None,
+        "startup_points": [],
+        "database": {"verdict": "UNABLE", "facts": []},
+        "dropped_credentials": [],
+    }
+    assert audit_line(audit_record(None, None)).startswith("unknown, database 'unknown' UNABLE, ")
+
+
+def test_exact_lines(preview):
+    """
+    The log gets exactly one line a startup point, then the audit line with the whole record.
+    """
+    record = audit_record(*preview)
+    with capture_logs() as logged:
+        write_audit(record)
+
+    assert [line.pop("log_level") for line in logged] == ["info"] * 3
+    assert logged[:2] == [
+        {"event": "scheduler loop disabled (PR_ENV)"},
+        {"event": "discord bot disabled (PR_ENV)"},
+    ]
+    assert logged[2] == {"event": f"audit: {audit_line(record)}"} | record
+
+
+def test_refusal(preview):
+    """
+    A refusal is one error line that names the step and the cause, and the audit line.
+    """
+    record = audit_record(*preview)
+    error = MutedError("discord bot", "PR_ENV")
+    with capture_logs() as logged:
+        write_refusal("settings", error, record)
+
+    refused = {"event": "refused to start", "step": "settings", "error": str(error)}
+    assert logged == [
+        refused | {"log_level": "error"},
+        {"event": f"audit: {audit_line(record)}", "log_level": "error"} | record,
+    ]
+
+
+def test_log_that_takes_nothing(preview):
+    """
+    A log that cannot be written is an error of its own, which says why.
+    """
+
+    class Full(io.StringIO):
+        def write(self, _text):
+            raise OSError(28, "No space left on device")
+
+    log.set_up(Full())
+    try:
+        with pytest.raises(AuditError, match="No space left on device"):
+            write_audit(audit_record(*preview))
+    finally:
+        structlog.reset_defaults()

@@ -1,0 +1,357 @@
+import asyncio
+import os
+import socket
+import ssl
+from contextlib import asynccontextmanager
+from unittest.mock import patch
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+import trustme
+from structlog.testing import capture_logs
+
+from shared.database import Database
+from shared.errors import SettingsError, UnidentifiedDatabaseError, WrongDatabaseError
+from shared.identity import Verdict
+from shared.settings import Settings
+from tests.environment import environment
+
+
+def read(dsn, **variables):
+    with environment(DATABASE_URL=dsn, **variables):
+        return Database.from_settings(Settings())
+
+
+@pytest.fixture
+def called(source):
+    """The DSN of the source behind a socket directory of another name."""
+    links = []
+
+    def make(name):
+        links.append(source.socket_dir.with_name(name))
+        links[-1].symlink_to(source.socket_dir)
+        was, becomes = (quote(str(path), safe="") for path in (source.socket_dir, links[-1]))
+        return source.dsn().get_secret_value().replace(was, becomes)
+
+    yield make
+    for link in links:
+        link.unlink()
+
+
+async def test_production(source):
+    """
+    Production's own database matches, and its pool's connections are identified one by one.
+    """
+    database = read(source.dsn().get_secret_value())
+    before = database.verdict
+    async with database.pool() as pool:
+        assert await pool.fetchval("SHOW cluster_name") == "monolith-pg"
+
+    assert (before, database.verdict) == (Verdict.UNABLE, Verdict.MATCH)
+    assert {name: fact.found for name, fact in database.facts.items()} == {
+        "host": str(source.socket_dir),
+        "cluster_name": "monolith-pg",
+    }
+    assert (database.identified, database.refused) == (2, 0)
+
+
+@pytest.mark.parametrize("number", [{}, {"PR_NUMBER": "7"}], ids=["any", "pinned"])
+async def test_preview(clone_7, number):
+    """
+    A preview's own clone matches; production refuses the same clone.
+    """
+    dsn = clone_7.dsn().get_secret_value()
+    database = read(dsn, PR_ENV="true", **number)
+    async with database.pool() as pool:
+        assert await pool.fetchval("SHOW cluster_name") == "monolith-pg-pr-7"
+
+    assert database.verdict is Verdict.MATCH
+    with pytest.raises(WrongDatabaseError, match="a host that is not a clone's"):
+        await read(dsn).check()
+
+
+async def test_production_behind_the_right_name(called):
+    """
+    Production's server behind the clone's host name is refused on the first connection.
+    """
+    preview = read(called("monolith-pg-pr-7"), PR_ENV="true", DATABASE_WAIT_SECONDS="60")
+    with pytest.raises(WrongDatabaseError, match="found 'monolith-pg'"):
+        await preview.check()
+
+    assert preview.verdict is Verdict.MISMATCH
+    assert (preview.identified, preview.refused) == (0, 1)
+
+
+async def test_clone_behind_productions_name(clone_7, state_dir):
+    """
+    A clone's server behind a host name that is not a clone's is refused by production.
+    """
+    link = state_dir / "elsewhere"
+    link.symlink_to(clone_7.socket_dir)
+    dsn = (
+        clone_7.dsn().get_secret_value().replace(quote(str(clone_7.socket_dir), safe=""), str(link))
+    )
+    try:
+        with pytest.raises(WrongDatabaseError, match="found 'monolith-pg-pr-7'"):
+            await read(dsn).check()
+    finally:
+        link.unlink()
+
+
+async def test_name_cannot_be_claimed(source, database, called):
+    """
+    A function that shadows current_setting, in the search path of the role, makes no clone.
+    """
+    await database()
+    async with source.connect() as connection:
+        await connection.execute(
+            "CREATE SCHEMA evil; CREATE FUNCTION evil.current_setting(text) RETURNS text"
+            " LANGUAGE sql AS $$ SELECT 'monolith-pg-pr-7' $$; GRANT USAGE ON SCHEMA evil TO app;"
+            " ALTER ROLE app SET search_path = evil, pg_catalog"
+        )
+    preview = read(called("monolith-pg-pr-7").replace("/monolith?", "/postgres?"), PR_ENV="true")
+    try:
+        with pytest.raises(WrongDatabaseError, match="found 'monolith-pg'"):
+            await preview.check()
+    finally:
+        async with source.connect() as connection:
+            await connection.execute("DROP SCHEMA evil CASCADE; ALTER ROLE app RESET search_path")
+
+
+async def test_every_later_connection(source, called, clone_7):
+    """
+    A server that is exchanged under a running pool is refused at the next connection.
+    """
+    dsn = clone_7.dsn().get_secret_value()
+    preview = read(dsn, PR_ENV="true")
+    async with preview.pool() as pool:
+        await clone_7.stop()
+        clone_7.socket_dir.rmdir()
+        clone_7.socket_dir.symlink_to(source.socket_dir)
+        preview.target = read(called("monolith-pg-pr-7"), PR_ENV="true").target
+        await pool.expire_connections()
+        with pytest.raises(WrongDatabaseError, match="found 'monolith-pg'"):
+            await pool.fetchval("SELECT 1")
+    clone_7.socket_dir.unlink()
+
+    assert preview.verdict is Verdict.MISMATCH
+
+
+async def test_pool_goes_nowhere_else(source):
+    """
+    Whatever address a pool is given, its connect hook connects to the target only.
+    """
+    database = read(source.dsn().get_secret_value())
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)  # noqa: FBT003  the standard library's signature
+        port = listener.getsockname()[1]
+        async with database.pool() as pool:
+            pool.set_connect_args(f"postgresql://a:b@127.0.0.1:{port}/d")
+            await pool.expire_connections()
+            assert await pool.fetchval("SHOW cluster_name") == "monolith-pg"
+
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+async def test_environment_does_not_matter(source):
+    """
+    PG* variables change neither where nor as whom one connects.
+    """
+    database = read(source.dsn().get_secret_value())
+    misleading = {
+        "PGHOST": "prod",
+        "PGPORT": "1",
+        "PGUSER": "x",
+        "PGSERVICE": "prod",
+        "PGSSLMODE": "require",
+    }
+    with patch.dict(
+        os.environ, misleading | {"PGTARGETSESSIONATTRS": "standby", "PGOPTIONS": "-c x=y"}
+    ):
+        await database.check()
+
+    assert database.verdict is Verdict.MATCH
+
+
+async def test_not_up_yet(source, engine):
+    """
+    A database that is not up yet is waited for, with one line in the log for each reason.
+    """
+    late = engine("monolith-pg")
+    late.init()
+    late.save_password("app", source.target().password)
+    database = read(late.dsn("app", "postgres").get_secret_value(), DATABASE_WAIT_SECONDS="60")
+    with capture_logs() as logged:
+        async with asyncio.TaskGroup() as tasks:
+            check = tasks.create_task(database.check())
+            await asyncio.sleep(0.7)
+            await late.start({}, die_with_parent=True)
+            await asyncio.sleep(0.7)
+            async with late.connect() as connection:
+                assert not check.done()
+                password = source.target().password.get_secret_value()
+                await connection.execute(f"CREATE ROLE app LOGIN PASSWORD '{password}'")
+
+    assert database.verdict is Verdict.MATCH
+    assert [line["reason"].split(":")[0] for line in logged] == [
+        "FileNotFoundError",
+        "InvalidPasswordError",
+    ]
+
+
+async def test_several_refused_addresses():
+    """
+    A name whose every address refuses is not up yet, and waited for.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    database = read(f"postgresql://a:b@localhost:{port}/d", DATABASE_WAIT_SECONDS="0.6")
+    with capture_logs() as logged, pytest.raises(UnidentifiedDatabaseError, match=r"after 0\.6 s"):
+        await database.check()
+
+    assert [line["event"] for line in logged] == ["waiting for the database"]
+
+
+@pytest.mark.parametrize(
+    ("dsn", "reason"),
+    [
+        ("postgresql://a:b@does-not-exist.invalid:1/d", "gaierror"),
+        ("{source}/other?", "InvalidCatalogNameError"),
+    ],
+    ids=["no-such-host", "no-such-database"],
+)
+async def test_trouble_that_waiting_does_not_help(source, dsn, reason):
+    """
+    What waiting does not help is refused at once, as UNABLE.
+    """
+    dsn = dsn if dsn.startswith("postgresql") else source.dsn(database="other").get_secret_value()
+    database = read(dsn, DATABASE_WAIT_SECONDS="3600")
+    with pytest.raises(UnidentifiedDatabaseError, match=reason):
+        await database.check()
+
+    assert database.verdict is Verdict.UNABLE
+
+
+@asynccontextmanager
+async def tls_front(directory, certificate):
+    """A TCP server that speaks Postgres' TLS, and hands what is in it to a socket directory."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+
+    async def pump(reader, writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader, writer):
+        await reader.readexactly(8)
+        writer.write(b"S")
+        try:
+            await writer.start_tls(context)
+        except (ssl.SSLError, ConnectionError):
+            writer.transport.abort()
+            return
+        back_reader, back_writer = await asyncio.open_unix_connection(directory / ".s.PGSQL.5432")
+        await asyncio.gather(pump(reader, back_writer), pump(back_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("issuer", "name", "verdict"),
+    [
+        ("ours", "localhost", Verdict.MATCH),
+        ("another", "localhost", Verdict.MISMATCH),
+        ("ours", "elsewhere", Verdict.MISMATCH),
+    ],
+    ids=["right", "wrong-authority", "wrong-name"],
+)
+async def test_certificate(source, tmp_path, issuer, name, verdict):
+    """
+    With DATABASE_CA_FILE only a server with a certificate of that authority for that name matches.
+    """
+    authorities = {"ours": trustme.CA(), "another": trustme.CA()}
+    authorities["ours"].cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = authorities[issuer].issue_cert(name)
+    password = source.target().password.get_secret_value()
+    async with tls_front(source.socket_dir, certificate) as port:
+        dsn = f"postgresql://app:{password}@localhost:{port}/monolith"
+        database = read(dsn, DATABASE_CA_FILE=str(tmp_path / "ca.pem"))
+        if verdict is Verdict.MATCH:
+            await database.check()
+        else:
+            with pytest.raises(WrongDatabaseError, match="expected certificate"):
+                await database.check()
+
+    assert database.facts["certificate"].verdict is verdict
+    assert database.verdict is verdict
+
+
+async def test_plain_server_with_a_certificate_expected(source, tmp_path):
+    """
+    With DATABASE_CA_FILE a server without TLS is never spoken to in the clear.
+    """
+    heard, gone = [], asyncio.Event()
+
+    async def no_tls(reader, writer):
+        heard.append(await reader.read(8))
+        writer.write(b"N")
+        heard.append(await reader.read(1024))
+        writer.close()
+        gone.set()
+
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    server = await asyncio.start_server(no_tls, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        database = read(
+            f"postgresql://app:hunter2@localhost:{port}/d",
+            DATABASE_CA_FILE=str(tmp_path / "ca.pem"), DATABASE_WAIT_SECONDS="0",
+        )  # fmt: skip
+        with pytest.raises(UnidentifiedDatabaseError):
+            await database.check()
+        await gone.wait()
+
+    assert len(heard[0]) == 8
+    assert heard[1] == b""
+
+
+@pytest.mark.parametrize("content", ["", "not a certificate"], ids=["empty", "text"])
+def test_useless_ca_file(tmp_path, content):
+    """
+    A DATABASE_CA_FILE without certificates is refused by name, not ignored.
+    """
+    (tmp_path / "ca.pem").write_text(content)
+    with pytest.raises(SettingsError, match="DATABASE_CA_FILE"):
+        read("postgresql://a:b@h/d", DATABASE_CA_FILE=str(tmp_path / "ca.pem"))
+
+
+def test_ca_file_for_a_socket(tmp_path):
+    """
+    A DATABASE_CA_FILE for a socket promises what cannot be kept, and is refused.
+    """
+    (tmp_path / "ca.pem").write_text("")
+    with pytest.raises(SettingsError, match="names a socket"):
+        read("postgresql://a:b@/d?host=/run", DATABASE_CA_FILE=str(tmp_path / "ca.pem"))
+
+
+def test_asyncpg_has_no_parameter_that_we_leave_open():
+    """
+    Every parameter of asyncpg.connect that the environment can fill in is given explicitly.
+    """
+    import inspect  # noqa: PLC0415  only here
+
+    ours = set(read("postgresql://a:b@h/d").target.parameters(tls=False))
+    tuning = {"loop", "timeout", "command_timeout", "connection_class", "record_class"}
+    tuning |= {
+        name for name in inspect.signature(asyncpg.connect).parameters if "statement" in name
+    }  # noqa: TID251
+
+    assert set(inspect.signature(asyncpg.connect).parameters) == ours | tuning  # noqa: TID251  asked, not called
