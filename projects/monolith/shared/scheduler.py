@@ -1,53 +1,64 @@
-"""The only module that runs jobs: it claims due rows of scheduler.jobs, one worker at a time."""
+"""The only module that runs jobs: it claims due rows of scheduler.jobs on the identified pool."""
 
 import asyncio
-import contextlib
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 import asyncpg
 import structlog
 
-log = structlog.get_logger()
+BATCH = 20
+CONCURRENCY = 5
+POLL_SECONDS = 1.0
+JITTER = 0.1
+GRACE_SECONDS = 3.0
 
 _REGISTER = """
 INSERT INTO scheduler.jobs (name, interval) VALUES ($1, $2)
 ON CONFLICT (name) DO UPDATE SET interval = EXCLUDED.interval
 """
 _CLAIM = """
-UPDATE scheduler.jobs AS job
-SET lease_id = $1, lease_until = clock_timestamp() + wanted.lease, last_started_at = clock_timestamp()
-FROM (
-  SELECT due.name, lease.lease
-  FROM scheduler.jobs AS due
-  JOIN unnest($2::text[], $3::interval[]) AS lease (name, lease) USING (name)
-  WHERE due.next_run_at <= clock_timestamp()
-    AND (due.lease_until IS NULL OR due.lease_until <= clock_timestamp())
-  ORDER BY due.next_run_at
+WITH due AS MATERIALIZED (
+  SELECT job.name, mine.lease
+  FROM scheduler.jobs AS job
+  JOIN unnest($2::text[], $3::interval[]) AS mine (name, lease) ON mine.name = job.name
+  WHERE job.next_run_at <= clock_timestamp()
+    AND (job.lease_until IS NULL OR job.lease_until <= clock_timestamp())
+  ORDER BY job.next_run_at
   LIMIT $4
-  FOR UPDATE OF due SKIP LOCKED
-) AS wanted
-WHERE job.name = wanted.name
+  FOR UPDATE OF job SKIP LOCKED
+)
+UPDATE scheduler.jobs AS job
+SET lease_id = $1, lease_until = clock_timestamp() + due.lease,
+    last_started_at = clock_timestamp()
+FROM due
+WHERE job.name = due.name
 RETURNING job.name
 """
 _RENEW = """
-UPDATE scheduler.jobs SET lease_until = clock_timestamp() + $3
-WHERE name = $1 AND lease_id = $2 AND lease_until > clock_timestamp()
+UPDATE scheduler.jobs AS job SET lease_until = clock_timestamp() + mine.lease
+FROM unnest($2::text[], $3::interval[]) AS mine (name, lease)
+WHERE job.name = mine.name AND job.lease_id = $1
+RETURNING job.name
 """
 _FINISH = """
 UPDATE scheduler.jobs
 SET lease_id = NULL, lease_until = NULL, last_finished_at = clock_timestamp(),
     last_result = CASE WHEN $3::text IS NULL THEN 'ok' ELSE 'error' END, last_error = $3,
     runs = runs + 1, next_run_at = clock_timestamp() + interval * (1 + $4::float8)
-WHERE name = $1 AND lease_id = $2
+WHERE name = $2 AND lease_id = $1
 """
 _RELEASE = """
-UPDATE scheduler.jobs SET lease_id = NULL, lease_until = NULL WHERE name = $1 AND lease_id = $2
+UPDATE scheduler.jobs SET lease_id = NULL, lease_until = NULL WHERE name = $2 AND lease_id = $1
 """
 _LONGEST_ERROR = 1000
+
+_DATABASE_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +67,8 @@ class Job:
     A name, an interval, and what to do then.
 
     Args:
-        lease: how long a worker may be silent before another takes the job over.
-            A worker that lives renews it, so a job may take longer than its lease.
+        lease: how long its worker may be silent before another worker takes the
+            job over. A worker that lives renews it, so a job may take longer.
     """
 
     name: str
@@ -66,32 +77,119 @@ class Job:
     lease: timedelta = timedelta(minutes=1)
 
 
-@dataclass(slots=True)
 class Scheduler:
     """
     Run each due job once, however many workers share the table.
 
-    Never runs a job twice for one due time: a claim locks its row, and a result
-    counts only while the lease is still the claimer's. A job whose worker died
-    comes back when its lease ends.
-
-    Args:
-        poll_seconds: how long to rest when nothing is due.
-        jitter: the share of an interval by which a next run may be late, so
-            that jobs of one interval spread out.
+    Never runs a job twice for one due time while its worker lives: a claim locks
+    the row, and a result counts only while the lease is the claimer's. A job
+    whose worker died comes back when its lease ends.
     """
 
-    pool: asyncpg.Pool
-    jobs: Iterable[Job]
-    concurrency: int = 5
-    poll_seconds: float = 1.0
-    jitter: float = 0.1
-    grace_seconds: float = 3.0
-    worker: uuid.UUID = field(default_factory=uuid.uuid4)
-    _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    def __init__(self, pool: asyncpg.Pool, jobs: Iterable[Job]) -> None:
+        self._pool = pool
+        self._jobs = {job.name: job for job in jobs}
+        self._worker = uuid.uuid4()
+        self._held: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._stopping = asyncio.Event()
+        self._wake = asyncio.Event()
 
     async def register(self) -> None:
         """Make a row for each job that has none, due at once, and keep intervals up to date."""
-        rows = [(job.name, job.interval) for job in self.jobs]
-        await self.pool.executemany(_REGISTER, rows)
+        rows = [(job.name, job.interval) for job in self._jobs.values()]
+        await self._pool.executemany(_REGISTER, rows)
 
+    def stop(self) -> None:
+        """Claim nothing more; `run` returns once what runs has ended or its grace is over."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Claim and run due jobs until `stop`; what did not end in time goes back at once."""
+        async with asyncio.TaskGroup() as tasks:
+            heartbeat = tasks.create_task(self._renew_leases())
+            while not self._stopping.is_set():
+                self._wake.clear()
+                for name in await self._claim():
+                    self._held[name] = tasks.create_task(self._hold(self._jobs[name]))
+                await self._rest()
+            if self._held:
+                await asyncio.wait(self._held.values(), timeout=GRACE_SECONDS)
+            for task in self._held.values():
+                task.cancel()
+            heartbeat.cancel()
+
+    async def _claim(self) -> list[str]:
+        free = [job for job in self._jobs.values() if job.name not in self._held]
+        names, leases = [job.name for job in free], [job.lease for job in free]
+        try:
+            rows = await self._pool.fetch(
+                _CLAIM, self._worker, names, leases, BATCH - len(self._held)
+            )
+        except _DATABASE_TROUBLE as error:
+            log.error("scheduler cannot claim", error=str(error))
+            return []
+        return [row["name"] for row in rows]
+
+    async def _rest(self) -> None:
+        """Rest until a full batch has half drained, else until the next poll."""
+        timeout = None if len(self._held) >= BATCH else POLL_SECONDS
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _hold(self, job: Job) -> None:
+        ended = False
+        try:
+            async with self._slots:
+                if not self._stopping.is_set():
+                    error = await self._attempt(job)
+                    ended = True
+                    await self._finish(job, error)
+        except _DATABASE_TROUBLE as trouble:
+            log.error("scheduler cannot record a result", job=job.name, error=str(trouble))
+        finally:
+            del self._held[job.name]
+            if len(self._held) <= BATCH // 2:
+                self._wake.set()
+            if not ended:
+                await self._release(job)
+
+    async def _attempt(self, job: Job) -> str | None:
+        try:
+            await job.run()
+        except Exception as error:
+            log.exception("job failed", job=job.name)
+            return f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+        return None
+
+    async def _finish(self, job: Job, error: str | None) -> None:
+        late = random.uniform(0, JITTER)  # noqa: S311  spreads load, guards nothing
+        await self._pool.execute(_FINISH, self._worker, job.name, error, late)
+
+    async def _release(self, job: Job) -> None:
+        try:
+            await self._pool.execute(_RELEASE, self._worker, job.name)
+        except _DATABASE_TROUBLE as error:
+            log.error("scheduler cannot release a job", job=job.name, error=str(error))
+
+    async def _renew_leases(self) -> None:
+        shortest = min((job.lease for job in self._jobs.values()), default=timedelta(minutes=1))
+        while True:
+            await asyncio.sleep(shortest.total_seconds() / 3)
+            try:
+                await self._renew()
+            except _DATABASE_TROUBLE as error:
+                log.error("scheduler cannot renew leases", error=str(error))
+
+    async def _renew(self) -> None:
+        held = [self._jobs[name] for name in self._held]
+        names, leases = [job.name for job in held], [job.lease for job in held]
+        rows = await self._pool.fetch(_RENEW, self._worker, names, leases)
+        for name in set(names) - {row["name"] for row in rows}:
+            if name in self._held:
+                log.error("job lost its lease", job=name)
+                self._held[name].cancel()
