@@ -1,0 +1,1 @@
+"""The monolith itself: a web app with two startup points."""

@@ -1,0 +1,1 @@
+"""The routes; none of them acts outside."""

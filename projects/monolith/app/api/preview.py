@@ -1,0 +1,34 @@
+"""The attestation: what this process is, live."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import RedirectResponse
+
+from app.resources import Given
+from shared.audit import audit_record
+
+router = APIRouter(tags=["preview"])
+
+
+@router.get("/", include_in_schema=False)
+async def first_page() -> RedirectResponse:
+    """Lead to the attestation."""
+    return RedirectResponse("/api/preview")
+
+
+@router.get("/api/preview")
+async def attest(given: Given) -> dict[str, Any]:
+    """Say the audit record of this start, with what has been counted since."""
+    record = audit_record(given.settings, given.database)
+    now = datetime.now(UTC)
+    return record | {
+        "counters": {
+            "connections_identified": given.database.identified,
+            "connections_refused": given.database.refused,
+            "acts_refused": given.settings.guard.refusals,
+        },
+        "started_at": given.started_at,
+        "uptime_seconds": round((now - given.started_at).total_seconds(), 3),
+    }

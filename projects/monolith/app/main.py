@@ -1,0 +1,114 @@
+"""The composition root: settings, database, startup points, in this order."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import uvicorn
+from fastapi import FastAPI
+
+from app import problems
+from app.api import health, notes, preview, scheduler
+from app.resources import started_now
+from app.startup import STARTUP_POINTS, started
+from shared import log as logging
+from shared.audit import audit_record, write_refusal
+from shared.database import Database
+from shared.errors import MonolithError
+from shared.settings import Settings
+
+
+class Startup:
+    """The steps that come before a server exists, and how far they have come."""
+
+    step = "settings"
+    settings: Settings | None = None
+    database: Database | None = None
+
+    def run(self) -> tuple[Settings, Database]:
+        """
+        Take every step up to and including the identity check.
+
+        Raises:
+            MonolithError: a step was refused; `step` says which.
+        """
+        logging.set_up()
+        self.settings = Settings()
+        for point in STARTUP_POINTS:
+            self.settings.guard.decide(point)
+        self.step = "database target"
+        self.database = Database.from_settings(self.settings)
+        self.database.judge_target()
+        self.step = "database identity"
+        asyncio.run(self.database.check())
+        self.step = "startup points"
+        return self.settings, self.database
+
+    def refuse(self, error: MonolithError) -> int:
+        """Write the error and the audit line, and return the exit code."""
+        with suppress(MonolithError):
+            write_refusal(self.step, error, audit_record(self.settings, self.database))
+        return error.exit_code
+
+
+def create_app(settings: Settings, database: Database) -> FastAPI:
+    """Make the app; it answers 503 until its startup has finished."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with database.pool() as pool:
+            resources = started_now(settings, database, pool)
+            async with started(resources):
+                app.state.resources, app.state.ready = resources, True
+                yield
+                app.state.ready = False
+
+    app = FastAPI(title="monolith", lifespan=lifespan)
+    app.state.ready = False
+    app.add_middleware(problems.StartupGate)
+    problems.install(app)
+    for router in (health.router, notes.router, scheduler.router, preview.router):
+        app.include_router(router)
+    return app
+
+
+def check() -> int:
+    """Run everything up to and including the identity check; print the audit record."""
+    startup = Startup()
+    try:
+        record = audit_record(*startup.run())
+    except MonolithError as error:
+        return startup.refuse(error)
+    sys.stdout.write(json.dumps(record) + "\n")
+    return 0
+
+
+def serve() -> int:
+    """Run the same checks, then serve until SIGTERM or SIGINT."""
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: sys.exit(0))
+    startup = Startup()
+    try:
+        settings, database = startup.run()
+    except MonolithError as error:
+        return startup.refuse(error)
+    server = uvicorn.Server(_server_config(create_app(settings, database), settings))
+    server.run()
+    return 0 if server.started else MonolithError.exit_code
+
+
+def _server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.listen_host,
+        port=settings.listen_port,
+        lifespan="on",
+        log_config=None,
+        loop="asyncio" if settings.pr_env else "auto",  # uvloop is not seen by audit hooks
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        workers=1,
+    )

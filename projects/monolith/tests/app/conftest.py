@@ -1,0 +1,120 @@
+"""Fixtures that run the app: as a process, as a person would, or in the test's own."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.main import create_app
+from app.resources import Resources
+from shared.database import Database
+from shared.settings import Settings
+from tests.environment import environment
+
+
+class Client(httpx2.AsyncClient):
+    """A client that also knows what the app was handed."""
+
+    resources: Resources
+
+
+@dataclass
+class Ended:
+    """What a process that has ended has left."""
+
+    code: int
+    out: str
+    log: list[dict[str, Any]]
+
+    @property
+    def events(self):
+        """The text of every line of the log."""
+        return [line["event"] for line in self.log]
+
+
+@pytest.fixture
+def monolith():
+    """
+    Run `monolith …` to its end, with exactly this environment.
+
+    `ended = await monolith("check", PR_ENV="true", DATABASE_URL=dsn)`
+    """
+
+    async def run(*arguments, **variables):
+        process = await spawn(arguments, variables)
+        out, err = await process.communicate()
+        log = [json.loads(line) for line in err.decode().splitlines()]
+        return Ended(process.returncode, out.decode(), log)
+
+    return run
+
+
+@pytest.fixture
+def served():
+    """
+    Run `monolith serve` until it is ready.
+
+    `async with served(PR_ENV="true", DATABASE_URL=dsn) as (client, process)`; what it
+    has logged is `process.log` afterwards.
+    """
+
+    @asynccontextmanager
+    async def serve(**variables):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        process = await spawn(["serve"], {"LISTEN_PORT": str(port), **variables})
+        async with httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False
+        ) as client:
+            try:
+                await ready(client, process)
+                yield client, process
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+                process.log = [json.loads(line) async for line in process.stderr]
+                await process.wait()
+
+    return serve
+
+
+async def spawn(arguments, variables):
+    """Start `monolith` with nothing in its environment but this, and what coverage needs."""
+    kept = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE")}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "preview", *arguments, env=kept | variables,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def ready(client, process):
+    """Wait until the app answers as ready; the test's timeout ends it otherwise."""
+    while process.returncode is None:
+        try:
+            if (await client.get("/readyz")).is_success:
+                return
+        except httpx2.TransportError:
+            pass
+        await asyncio.sleep(0.05)
+    raise AssertionError((await process.stderr.read()).decode())
+
+
+@pytest.fixture
+async def client(database):
+    """A client of the app in production mode on a new database, in the test's own process."""
+    with environment(DATABASE_URL=await database()):
+        settings = Settings()
+    app = create_app(settings, Database.from_settings(settings))
+    async with app.router.lifespan_context(app):
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+        async with Client(base_url="http://monolith", transport=transport) as client:
+            client.resources = app.state.resources
+            yield client

@@ -1,0 +1,130 @@
+import asyncio
+import time
+
+import pytest
+
+from tests.fake_discord import BOT, CHANNEL, TOKEN, FakeDiscord
+
+
+@pytest.fixture
+async def discord():
+    """A Discord on loopback that counts who calls."""
+    async with FakeDiscord().serve() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def production(served, database, discord):
+    """The monolith in production mode, whose bot is connected to that Discord."""
+    variables = {
+        "DATABASE_URL": await database(),
+        "DISCORD_BOT_TOKEN": TOKEN,
+        "DISCORD_API_URL": discord.url,
+    }
+    async with served(**variables) as (client, process):
+        await discord.identified.wait()
+        yield client, process
+
+
+async def test_mention(production, discord):
+    """
+    A person who mentions the bot gets the notes that match, and nobody is mentioned.
+    """
+    client, _ = production
+    await client.post("/api/notes", json={"title": "Tide table", "body": "@everyone High at noon."})
+    await discord.mention("tide")
+    answer = await discord.sent.get()
+
+    assert answer["content"] == "**Tide table** @everyone High at noon."
+    assert answer["allowed_mentions"] == {"parse": []}
+    assert answer["message_reference"]["channel_id"] == int(CHANNEL)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [("", "Mention me with something to look for."), ("nothing", "No note matches 'nothing'.")],
+    ids=["nothing-asked", "nothing-found"],
+)
+async def test_nothing_to_say(production, discord, asked, said):
+    """
+    A mention always gets an answer, also where there is nothing to find.
+    """
+    await discord.mention(asked)
+
+    assert (await discord.sent.get())["content"] == said
+
+
+async def test_slash_command(production, discord):
+    """
+    /notes is registered, and answers the one who asked.
+    """
+    await discord.slash("tide")
+    answer = await discord.sent.get()
+
+    assert [command["name"] for command in discord.commands] == ["notes"]
+    assert (answer["content"], answer["flags"]) == ("No note matches 'tide'.", 64)
+
+
+async def test_what_it_leaves_alone(production, discord):
+    """
+    What does not mention the bot, or comes from a bot, gets no answer.
+    """
+    await discord.say("tide")
+    await discord.say(f"<@{BOT['id']}> tide", author=BOT)
+    await discord.mention("last")
+    answers = [await discord.sent.get()]
+
+    assert [answer["content"] for answer in answers] == ["No note matches 'last'."]
+    assert discord.sent.empty()
+
+
+@pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
+async def test_token_in_a_preview(served, clone_7, source, discord, preview):
+    """
+    A token in a preview's environment connects nobody to Discord; in production it does.
+    """
+    engine = clone_7 if preview else source
+    variables = {
+        "DATABASE_URL": engine.dsn().get_secret_value(), "PR_ENV": str(preview),
+        "DISCORD_BOT_TOKEN": TOKEN, "DISCORD_API_URL": discord.url,
+    }  # fmt: skip
+    async with served(**variables) as (client, _):
+        if preview:
+            await asyncio.sleep(2)
+            dropped = (await client.get("/api/preview")).json()["dropped_credentials"]
+        else:
+            await discord.identified.wait()
+
+    assert bool(discord.requests) is not preview
+    if preview:
+        assert dropped == ["DISCORD_BOT_TOKEN"]
+
+
+async def test_wrong_token(served, database, discord):
+    """
+    A token that Discord refuses is an error in the log, without the token, and the rest serves on.
+    """
+    variables = {"DATABASE_URL": await database(), "DISCORD_API_URL": discord.url}
+    async with served(**variables, DISCORD_BOT_TOKEN="wrong-token") as (client, process):
+        while not discord.requests:
+            await asyncio.sleep(0.02)
+        assert (await client.get("/readyz")).is_success
+    errors = [line for line in process.log if line["level"] == "error"]
+
+    assert [error["point"] for error in errors] == ["discord bot"]
+    assert "LoginFailure" in errors[0]["error"]
+    assert "wrong-token" not in str(process.log)
+
+
+async def test_goodbye(production, discord):
+    """
+    At SIGTERM the bot leaves Discord, and the process ends in a few seconds without an error.
+    """
+    _, process = production
+    began = time.monotonic()
+    process.terminate()
+    await process.wait()
+
+    assert process.returncode == 0
+    assert all(bot.closed for bot in discord._bots)
+    assert time.monotonic() - began < 30

@@ -1,0 +1,255 @@
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx2
+import pytest
+
+from app.main import create_app
+from shared.database import Database
+from shared.settings import Settings
+from tests.environment import environment
+
+PYTHON = (sys.executable, "-m", "preview")
+LOUD = {"DISCORD_BOT_TOKEN": "tok", "GITHUB_TOKEN": "tok", "VAULT_GIT_REMOTE": "https://tok@git/x"}
+
+
+@pytest.fixture
+async def listener():
+    """A server that only counts who connects: `dsn(host)` leads to it, `hits` counts."""
+
+    class Listener:
+        hits = 0
+        dsn = ""
+
+        async def hit(self, _reader, writer):
+            self.hits += 1
+            writer.close()
+
+    heard = Listener()
+    server = await asyncio.start_server(heard.hit, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    heard.dsn = f"postgresql://app:hunter2@127.0.0.1:{port}/monolith"
+    async with server:
+        yield heard
+
+
+@pytest.mark.parametrize("verb", ["check", "serve"])
+async def test_preview_with_productions_dsn(monolith, listener, verb):
+    """
+    PR_ENV=true with production's DSN: exit 78, one error line, and no packet to production.
+    """
+    refused = await monolith(verb, PR_ENV="true", DATABASE_URL=listener.dsn)
+    hits = listener.hits
+    await monolith("check", DATABASE_URL=listener.dsn, DATABASE_WAIT_SECONDS="0")
+
+    assert (refused.code, hits) == (78, 0)
+    assert listener.hits == 1
+    error, audit = refused.log
+    assert (error["step"], error["level"]) == ("database target", "error")
+    assert "Point DATABASE_URL at this preview's own clone" in error["error"]
+    assert audit["database"]["verdict"] == "MISMATCH"
+    assert "hunter2" not in str(refused)
+
+
+@pytest.mark.parametrize("verb", ["check", "serve"])
+async def test_production_with_a_clones_dsn(monolith, state_dir, verb):
+    """
+    PR_ENV unset with the clone's DSN: exit 78, one error line, and no packet to the clone.
+    """
+    hits = []
+
+    async def hit(_reader, writer):
+        hits.append(1)
+        writer.close()
+
+    directory = state_dir / "l" / "monolith-pg-pr-7"
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / ".s.PGSQL.5432"
+    server = await asyncio.start_unix_server(hit, path)
+    dsn = f"postgresql://app:hunter2@/monolith?host={quote(str(directory))}"
+    async with server:
+        refused = await monolith(verb, DATABASE_URL=dsn)
+        hits_before = len(hits)
+        await monolith("check", DATABASE_URL=dsn, PR_ENV="true", DATABASE_WAIT_SECONDS="0")
+
+    assert (refused.code, hits_before) == (78, 0)
+    assert hits
+    assert "Set PR_ENV=true for a preview" in refused.log[0]["error"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"PR_ENV": "ture"}, {"PR_ENV": ""}, {"PR-ENV": "true"}, {"PRENV": "true"}, {"PR_NUMBER": "7"}],
+    ids=["ture", "empty", "dash", "joined", "number-only"],
+)
+async def test_misspelt_flag(monolith, source, variables):
+    """
+    A misspelt PR_ENV, its name or its value: exit 78 before anything else, and no start.
+    """
+    dsn = source.dsn().get_secret_value()
+    refused = await monolith("serve", DATABASE_URL=dsn, **variables)
+    control = await monolith("check", DATABASE_URL=dsn)
+
+    assert (refused.code, control.code) == (78, 0)
+    assert refused.events == ["refused to start", refused.events[1]]
+    assert refused.log[0]["step"] == "settings"
+    assert refused.log[1]["mode"] == "unknown"
+
+
+async def test_check(monolith, source):
+    """
+    `monolith check` prints the audit record, which says MATCH, and starts nothing.
+    """
+    checked = await monolith("check", DATABASE_URL=source.dsn().get_secret_value())
+
+    record = json.loads(checked.out)
+    assert checked.code == 0
+    assert (record["mode"], record["database"]["verdict"]) == ("production", "MATCH")
+    assert checked.log == []
+
+
+async def test_wrong_server_behind_the_right_name(monolith, source):
+    """
+    A server that calls itself something else behind the clone's name: exit 78, verdict MISMATCH.
+    """
+    link = source.socket_dir.with_name("monolith-pg-pr-8")
+    link.symlink_to(source.socket_dir)
+    was, becomes = (quote(str(path), safe="") for path in (source.socket_dir, link))
+    dsn = source.dsn().get_secret_value().replace(was, becomes)
+    try:
+        refused = await monolith("check", PR_ENV="true", DATABASE_URL=dsn)
+    finally:
+        link.unlink()
+
+    assert (refused.code, refused.log[0]["step"]) == (78, "database identity")
+    assert "expected cluster_name to be monolith-pg-pr-8" in refused.log[0]["error"]
+    assert refused.log[1]["database"]["verdict"] == "MISMATCH"
+
+
+async def test_preview_serves(served, clone_7):
+    """
+    A preview with tokens in its environment serves muted, names what it dropped, and says so.
+    """
+    dsn = clone_7.dsn().get_secret_value()
+    async with served(PR_ENV="true", DATABASE_URL=dsn, HEAD_SHA="a" * 40, **LOUD) as (
+        client,
+        process,
+    ):
+        attestation = (await client.get("/api/preview")).json()
+        run = await client.post("/api/scheduler/jobs/ships/run")
+    ours = [line for line in process.log if "logger" not in line]
+    events = [line["event"] for line in ours]
+
+    assert (attestation["mode"], attestation["pr_number"]) == ("preview", 7)
+    assert attestation["head_sha"] == "a" * 40
+    assert [point["runs"] for point in attestation["startup_points"]] == [False, False]
+    assert attestation["dropped_credentials"] == sorted(LOUD)
+    assert attestation["database"]["verdict"] == "MATCH"
+    assert (run.status_code, run.json()["reason"]) == (409, "PR_ENV")
+    assert events[:2] == ["scheduler loop disabled (PR_ENV)", "discord bot disabled (PR_ENV)"]
+    assert events[2].startswith("audit: preview 7, ")
+    assert ours[2]["digest"] == attestation["digest"]
+    assert "tok" not in str(process.log).replace("TOKEN", "")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+async def test_stop(served, source, how):
+    """
+    SIGTERM and Ctrl-C end production cleanly, with exit code 0 and no error in the log.
+    """
+    async with served(DATABASE_URL=source.dsn().get_secret_value()) as (_, process):
+        process.send_signal(how)
+        log = [json.loads(line) async for line in process.stderr]
+        code = await process.wait()
+
+    assert code == 0
+    assert {line["level"] for line in log} == {"info"}
+
+
+async def test_stop_while_waiting_for_the_database(monolith, state_dir):
+    """
+    SIGTERM ends a start that waits for its database.
+    """
+    from tests.app.conftest import spawn  # noqa: PLC0415  a fixture cannot signal what it waits for
+
+    dsn = f"postgresql://app:x@/monolith?host={state_dir}/monolith-pg-pr-7"
+    process = await spawn(["serve"], {"PR_ENV": "true", "DATABASE_URL": dsn})
+    assert b"waiting for the database" in await process.stderr.readline()
+    process.terminate()
+    await process.communicate()
+
+    assert process.returncode == 0
+
+
+async def test_audit_line_that_cannot_be_written(database, served):
+    """
+    Where the audit line cannot be written nothing starts, not even in production.
+    """
+    dsn = await database()
+    with environment(DATABASE_URL=dsn):
+        reader = Database.from_settings(Settings())
+    with Path("/dev/full").open("wb") as full:
+        process = await asyncio.create_subprocess_exec(
+            *PYTHON, "serve", env={"DATABASE_URL": dsn}, stderr=full
+        )
+        code = await process.wait()
+    async with reader.pool() as pool:
+        registered = "SELECT count(*) FROM scheduler.jobs"
+        before = await pool.fetchval(registered)
+        async with served(DATABASE_URL=dsn):
+            after = await pool.fetchval(registered)
+
+    assert code in (78, 120)  # Python says 120 where it cannot flush standard error either
+    assert (before, after > 0) == (0, True)
+
+
+async def test_swallowed_lifespan(database):
+    """
+    An app whose lifespan somebody swallowed answers 503 to everything, and has started nothing.
+    """
+    with environment(DATABASE_URL=await database()):
+        settings = Settings()
+    identified = Database.from_settings(settings)
+    app = create_app(settings, identified)
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(base_url="http://x", transport=transport) as client:
+        answers = [await client.get(path) for path in ("/healthz", "/api/preview", "/nothing")]
+        async with app.router.lifespan_context(app):
+            assert (await client.get("/healthz")).is_success
+        answers.append(await client.get("/healthz"))
+
+    assert {answer.status_code for answer in answers} == {503}
+    assert {answer.headers["content-type"] for answer in answers} == {"application/problem+json"}
+
+
+@pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
+async def test_muted_code_is_not_imported(source, clone_7, preview):
+    """
+    A preview has imported neither discord nor bot, jobs and scheduler; production has.
+    """
+    script = (
+        "import asyncio, sys\n"
+        "from app.main import Startup, create_app\n"
+        "app = create_app(*Startup().run())\n"
+        "async def main():\n"
+        "    async with app.router.lifespan_context(app): pass\n"
+        "asyncio.run(main())\n"
+        "print(*sorted({'discord', 'app.bot', 'app.jobs', 'shared.scheduler'} & set(sys.modules)))"
+    )
+    engine = clone_7 if preview else source
+    variables = {"DATABASE_URL": engine.dsn().get_secret_value(), "PR_ENV": str(preview)}
+    muted = {"DISCORD_BOT_TOKEN": "x", "DISCORD_API_URL": "http://127.0.0.1:9"}
+    process = await asyncio.create_subprocess_exec(
+        PYTHON[0], "-c", script, env=variables | muted,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+
+    assert process.returncode == 0
+    assert out.decode().split() == (
+        [] if preview else ["app.bot", "app.jobs", "discord", "shared.scheduler"]
+    )
