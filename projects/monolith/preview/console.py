@@ -1,0 +1,68 @@
+"""The only module that shows progress: to a person, to a pipe, or to a program."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console as Terminal
+from rich.status import Status
+
+
+class Console:
+    """
+    Shows steps as they happen.
+
+    A terminal gets a spinner and one line a step, anything else plain lines,
+    and with `as_json` each line is an object.
+    """
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self._json = as_json
+        self._terminal = Terminal(highlight=False)
+        self._status: Status | None = None
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Show that something takes place, and how long it took."""
+        began = time.monotonic()
+        if not self._json and self._terminal.is_terminal:
+            self._status = self._terminal.status(name)
+        try:
+            if self._status is None:
+                yield
+            else:
+                with self._status:
+                    yield
+        finally:
+            self._status = None
+        seconds = time.monotonic() - began
+        self._line(f"{name} ({seconds:.1f} s)", "step", name=name, seconds=round(seconds, 3))
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how far a step has come, in bytes; only a terminal does."""
+        if self._status is not None and total:
+            self._status.update(f"copying, {100 * done // total} % of {total / 2**20:.0f} MiB")
+
+    def say(self, text: str, **facts: Any) -> None:
+        """Show one line, or its facts."""
+        self._line(text, "said", text=text, **facts)
+
+    def ready(self, lines: dict[str, str], facts: dict[str, Any]) -> None:
+        """Show the few lines that the run was for."""
+        if self._json:
+            self._line("", "ready", **facts)
+            return
+        width = max(map(len, lines))
+        text = "\n".join(f"  {name:<{width}}  {value}" for name, value in lines.items())
+        self._out(f"\n{text}\n")
+
+    def _line(self, line: str, event: str, /, **facts: Any) -> None:
+        self._out(json.dumps({"event": event, **facts}) if self._json else f"- {line}")
+
+    def _out(self, text: str) -> None:
+        click.echo(text)
+        sys.stdout.flush()

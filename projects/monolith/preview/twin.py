@@ -1,0 +1,241 @@
+"""A preview on one machine: the source, its clone, the muted app."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired, run
+from typing import Any, NoReturn
+
+import httpx2
+
+from preview import migrations
+from preview.binaries import Binaries, die_with_parent
+from preview.clone import CLONE_SETTINGS, Clone, clone, human
+from preview.console import Console
+from preview.errors import AppError
+from preview.places import Places, Preview, delete_files
+from preview.postgres import (
+    APP,
+    DATABASE,
+    SOURCE_SETTINGS,
+    Engine,
+    create_database,
+    rotate_passwords,
+)
+from preview.seed import seed
+from shared.audit import audit_line
+from shared.identity import SOURCE
+
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+
+_SEEDED = "seeded"
+_FIRST_PORT = 8000
+_POLL_SECONDS = 0.05
+_READY_SECONDS = 60.0
+_STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """What `monolith preview up` works with."""
+
+    places: Places
+    binaries: Binaries
+    console: Console
+
+    async def up(self, number: int | None, *, keep: bool) -> NoReturn:
+        """
+        Run a preview until it is cancelled, then tear it down.
+
+        Args:
+            number: the pull request's; None takes the lowest free one.
+            keep: leave clone and files when it stops; the next `up` goes on with them.
+
+        Raises:
+            AppError: the app did not get ready, or ended by itself.
+            MonolithError: anything else that is not as it must be.
+        """
+        for left in await self.places.sweep(self.binaries):
+            self.console.say(f"cleaned up preview {left}, whose process had died", swept=left)
+        async with self.places.take(number) as preview:
+            preview.add_facts({"kept": keep})
+            try:
+                await self._run(preview)
+            finally:
+                if not keep:
+                    with self.console.step(f"tear down preview {preview.number}"):
+                        delete_files(preview)
+
+    async def _run(self, preview: Preview) -> NoReturn:
+        source = self.places.source(self.binaries)
+        async with (
+            self.places.use_source(source, self._make_source),
+            self._clone(source, preview) as (engine, cloned),
+            _app(preview, engine) as (app, url),
+        ):
+            with self.console.step("start the app with PR_ENV=true"):
+                attestation = await _ready(app, url, preview.log)
+            facts = {
+                "number": preview.number,
+                "url": url,
+                "data": f"{(source.home / _SEEDED).read_text()}; {cloned}",
+                "audit": audit_line(attestation),
+                "attestation": attestation,
+            }
+            preview.add_facts(facts)
+            self.console.ready(_summary(facts), facts)
+            await asyncio.to_thread(app.wait)
+            raise _ended(app, preview.log)
+
+    async def _make_source(self, engine: Engine) -> None:
+        seeded = engine.home / _SEEDED
+        if seeded.exists():
+            if not engine.running:
+                with self.console.step(f"start {SOURCE}, production's database"):
+                    await engine.start(SOURCE_SETTINGS)
+            return
+        with self.console.step(f"make {SOURCE}, production's database, the first time only"):
+            await engine.stop()
+            shutil.rmtree(engine.home, ignore_errors=True)
+            engine.init()
+            await engine.start(SOURCE_SETTINGS)
+            await create_database(engine)
+        with self.console.step("migrate it, and seed it with made-up notes, ships and due jobs"):
+            async with engine.connect(APP, DATABASE) as connection:
+                await migrations.apply(connection, MIGRATIONS)
+                await seed(connection)
+        seeded.write_text(f"made-up production data of {_now()}")
+
+    @asynccontextmanager
+    async def _clone(self, source: Engine, preview: Preview) -> AsyncIterator[tuple[Engine, str]]:
+        engine = preview.engine(self.binaries)
+        kept = preview.facts().get("cloned")
+        if kept is None:
+            shutil.rmtree(engine.home, ignore_errors=True)
+            with self.console.step(f"clone {SOURCE}, online, to {engine.name}"):
+                made = await clone(source, engine, self.console.progress)
+            if not made.shared:
+                self.console.say(str(made))
+        with self.console.step(f"start {engine.name}"):
+            await engine.start(CLONE_SETTINGS, die_with_parent=True)
+        try:
+            if kept is None:
+                await rotate_passwords(engine)
+                kept = _age(made)
+                preview.add_facts({"cloned": kept})
+            await self._migrate(engine)
+            yield engine, kept
+        finally:
+            await engine.stop()
+
+    async def _migrate(self, engine: Engine) -> None:
+        with self.console.step("apply this branch's migrations"):
+            async with engine.connect(APP, DATABASE) as connection:
+                for name in await migrations.apply(connection, MIGRATIONS):
+                    self.console.say(f"applied {name}", applied=name)
+
+
+@asynccontextmanager
+async def _app(preview: Preview, engine: Engine) -> AsyncIterator[tuple[Popen[bytes], str]]:
+    """Run `monolith serve` with an environment of its own and nothing of ours."""
+    port = _free_port(_FIRST_PORT + preview.number)
+    environment = {
+        "PATH": os.defpath,
+        "PR_ENV": "true",
+        "PR_NUMBER": str(preview.number),
+        "DATABASE_URL": engine.dsn().get_secret_value(),
+        "LISTEN_PORT": str(port),
+    }
+    if sha := _head_sha():
+        environment["HEAD_SHA"] = sha
+    preview.log.touch(mode=0o600)
+    with preview.log.open("wb") as log:
+        app = Popen(  # noqa: S603  the program is ours
+            [sys.executable, "-m", "preview", "serve"],
+            stdin=DEVNULL,
+            stdout=log,
+            stderr=STDOUT,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  no other way to ask for it
+        )
+    try:
+        yield app, f"http://127.0.0.1:{port}"
+    finally:
+        app.terminate()
+        try:
+            await asyncio.to_thread(app.wait, _STOP_SECONDS)
+        except TimeoutExpired:
+            app.kill()
+            app.wait()
+
+
+async def _ready(app: Popen[bytes], url: str, log: Path) -> dict[str, Any]:
+    """Wait until the app is ready, and return its attestation."""
+    deadline = time.monotonic() + _READY_SECONDS
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+        while app.poll() is None and time.monotonic() < deadline:
+            with suppress(httpx2.TransportError):
+                if (await client.get("/readyz")).is_success:
+                    attestation: dict[str, Any] = (await client.get("/api/preview")).json()
+                    return attestation
+            await asyncio.sleep(_POLL_SECONDS)
+    raise _ended(app, log)
+
+
+def _ended(app: Popen[bytes], log: Path) -> AppError:
+    slow = f"it was not ready after {_READY_SECONDS:g} s"
+    reason = slow if app.poll() is None else f"it ended with exit code {app.returncode}"
+    lines = log.read_text(errors="replace").splitlines()
+    return AppError(reason, "\n".join(["Its log ends:", *lines[-5:]]))
+
+
+def _summary(facts: dict[str, Any]) -> dict[str, str]:
+    points = facts["attestation"]["startup_points"]
+    return {
+        "URL": facts["url"],
+        "data": facts["data"],
+        "muted": ", ".join(point["point"] for point in points if not point["runs"]),
+        "tear down": f"Ctrl-C here, or: monolith preview down {facts['number']}",
+        "audit": facts["audit"],
+    }
+
+
+def _age(made: Clone) -> str:
+    how = "copy-on-write clone" if made.shared else "clone by full copy"
+    return f"{how} ({human(made.bytes)}) taken {made.taken_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _free_port(wanted: int) -> int:
+    """Return the wanted port, or any other where somebody listens on that."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except (OSError, OverflowError):
+            probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _head_sha() -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+    here = str(Path(__file__).parent)
+    said = run([git, "-C", here, "rev-parse", "HEAD"], capture_output=True, check=False, text=True)  # noqa: S603  asks for a name
+    return said.stdout.strip() or None
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,224 @@
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx2
+import pytest
+
+from preview.binaries import Binaries
+from preview.places import Places
+
+
+@pytest.fixture(scope="module")
+def twins(state_dir):
+    """A state directory for previews, in which the first `up` makes the source."""
+    return state_dir / "t"
+
+
+async def start(*arguments):
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "preview", "preview", *map(str, arguments),
+        env={}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=2**20,
+    )  # fmt: skip
+
+
+async def end(*arguments):
+    """Run a command to its end: exit code, output, errors."""
+    process = await start(*arguments)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def ready(process):
+    """Return the events of `up --json` until it is ready; the last one says where."""
+    events = []
+    async for line in process.stdout:
+        events.append(json.loads(line))
+        if events[-1]["event"] == "ready":
+            return events
+    raise AssertionError((await process.stderr.read()).decode())
+
+
+@asynccontextmanager
+async def up(twins, number, *more):
+    """Run `monolith preview up`, and give the process, its events and a client."""
+    process = await start("up", number, "--json", "--state-dir", twins, *more)
+    try:
+        events = await ready(process)
+        async with httpx2.AsyncClient(base_url=events[-1]["url"], trust_env=False) as client:
+            yield process, events, client
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+
+def processes(twins):
+    """Every process whose command line or environment leads to a state directory."""
+    found, names = [], (str(twins), quote(str(twins), safe=""))
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            said = (entry / "cmdline").read_text() + (entry / "environ").read_text()
+            if any(name in said for name in names):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+async def test_a_preview(twins):
+    """
+    `up` ends in a ready URL: muted, verdict MATCH, own clone; Ctrl-C leaves nothing but the source.
+    """
+    async with up(twins, 7) as (process, events, client):
+        attestation = (await client.get("/api/preview")).json()
+        log = (await end("logs", 7, "--state-dir", twins))[1]
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+    assert [point["runs"] for point in attestation["startup_points"]] == [False, False]
+    facts = {fact["name"]: fact["found"] for fact in attestation["database"]["facts"]}
+    assert attestation["database"]["verdict"] == "MATCH"
+    assert facts["cluster_name"] == "monolith-pg-pr-7"
+    assert facts["host"].startswith(str(twins))
+    assert f"audit: {events[-1]['audit']}" in log
+    assert attestation["digest"] in events[-1]["audit"]
+    assert process.returncode == 0
+    assert processes(twins) == []
+    assert not list((twins / "previews").glob("7*"))
+
+
+async def test_writes_and_due_jobs(twins):
+    """
+    What is written through a preview is in its clone only, and jobs that are due stay untouched.
+    """
+    places, rows = Places(twins), "SELECT * FROM scheduler.jobs ORDER BY name"
+    source = places.source(Binaries.locate(twins))
+    async with up(twins, 7) as (_, _, client):
+        made = await client.post("/api/notes", json={"title": "only in the clone"})
+        async with source.connect("app", "monolith") as production:
+            due = "SELECT count(*) FROM scheduler.jobs WHERE next_run_at < now()"
+            assert await production.fetchval(due) == 2
+            before = await production.fetch(rows)
+            query = "SELECT count(*) FROM notes.notes WHERE title = 'only in the clone'"
+            assert await production.fetchval(query) == 0
+        clone = places.preview(7).engine(source.binaries)
+        await asyncio.sleep(3)
+        async with clone.connect("app", "monolith") as preview:
+            assert await preview.fetchval(query) == 1
+            assert await preview.fetch(rows) == before
+
+    assert made.status_code == 201
+
+
+async def test_second_up(twins):
+    """
+    A second `up` neither makes nor seeds the source again, and clones what it says now.
+    """
+    async with up(twins, 7) as (_, events, _):
+        names = [event["name"] for event in events if event["event"] == "step"]
+
+    assert not [name for name in names if "first time only" in name]
+    assert names[0] == "start monolith-pg, production's database"
+
+
+async def test_same_number_twice(twins):
+    """
+    `up` of a preview that runs is refused, and says where it runs; `down` from elsewhere ends it.
+    """
+    async with up(twins, 8) as (process, events, _):
+        code, _, err = await end("up", 8, "--state-dir", twins)
+        listed = (await end("ls", "--json", "--state-dir", twins))[1]
+        down = await end("down", 8, "--state-dir", twins)
+        await process.communicate()
+
+    assert (code, down[0], process.returncode) == (78, 0, 0)
+    assert events[-1]["url"] in err
+    assert [json.loads(line)["runs"] for line in listed.splitlines()] == [True]
+    assert processes(twins) == []
+
+
+@pytest.mark.parametrize("finder", ["ls", "up", "down"])
+async def test_crash(twins, finder):
+    """
+    After kill -9 nothing keeps running, and the next `ls`, `up` or `down` cleans up what is left.
+    """
+    async with up(twins, 7) as (process, _, _):
+        process.kill()
+        await process.wait()
+        while len(processes(twins)) > 1:  # the source, which others might use
+            await asyncio.sleep(0.05)
+    left = (twins / "previews/7/clone/data").exists()
+    if finder == "up":
+        async with up(twins, 9) as (_, events, _):
+            assert events[0]["swept"] == 7
+    else:
+        await end(finder, *(["--all"] if finder == "down" else []), "--state-dir", twins)
+
+    assert left
+    assert not (twins / "previews/7").exists()
+    assert processes(twins) == []
+
+
+async def test_stop_in_the_middle(twins):
+    """
+    SIGTERM or Ctrl-C before a preview is ready leaves nothing either.
+    """
+    for how, after in ((signal.SIGTERM, 1), (signal.SIGINT, 2)):
+        process = await start("up", 7, "--json", "--state-dir", twins)
+        for _ in range(after):
+            await process.stdout.readline()
+        process.send_signal(how)
+        await process.communicate()
+
+        assert process.returncode == 0
+        assert processes(twins) == []
+        assert not (twins / "previews/7").exists()
+
+
+async def test_keep(twins):
+    """
+    With --keep, clone and notes outlive Ctrl-C; the next `up` goes on, `down` deletes them.
+    """
+    async with up(twins, 7, "--keep") as (_, first, client):
+        await client.post("/api/notes", json={"title": "kept"})
+    kept = (await end("ls", "--state-dir", twins))[1]
+    async with up(twins, 7, "--keep") as (_, second, client):
+        found = (await client.get("/api/notes", params={"q": "kept"})).json()
+    await end("down", 7, "--state-dir", twins)
+
+    assert kept.startswith("7  kept")
+    assert [note["title"] for note in found] == ["kept"]
+    assert first[-1]["data"] == second[-1]["data"]
+    assert (await end("ls", "--state-dir", twins))[1].startswith("no previews")
+
+
+async def test_app_that_ends(twins):
+    """
+    When the app ends by itself, `up` ends with the app's exit code, says so, and leaves nothing.
+    """
+    async with up(twins, 7) as (process, _, _):
+        for pid in processes(twins):
+            if Path(f"/proc/{pid}/cmdline").read_text().endswith("\0serve\0"):
+                os.kill(pid, signal.SIGKILL)
+        _, err = await process.communicate()
+
+    assert process.returncode == 78
+    assert b"it ended with exit code -9" in err
+    assert processes(twins) == []
+
+
+async def test_source_is_deleted_on_request(twins):
+    """
+    `down --all --source` deletes the source too; without previews `ls` says how to begin.
+    """
+    code, out, _ = await end("down", "--all", "--source", "--state-dir", twins)
+
+    assert (code, out) == (0, "deleted the source\n")
+    assert not (twins / "source").exists()
+    assert "monolith preview up" in (await end("ls", "--state-dir", twins))[1]
