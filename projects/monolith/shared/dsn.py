@@ -16,8 +16,7 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DSN = re.compile(
     rf"postgres(?:ql)?://(?P<user>{_PART})(?::(?P<password>{_PART}))?@"
     rf"(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.]+\])?(?::(?P<port>[1-9][0-9]{{0,4}}))?"
-    rf"/(?P<database>{_PART})(?:\?(?P<query>.*))?",
-    re.ASCII,
+    rf"/(?P<database>{_PART})(?:\?(?P<query>.*))?"
 )
 _SOCKET_FILE = ".s.PGSQL."
 _LONGEST_NAME = 253
@@ -136,11 +135,8 @@ def _socket_directory(query: str | None) -> str | None:
 
 
 def _text(found: str, part: str) -> str:
-    try:
-        text = unquote_to_bytes(found).decode()
-    except UnicodeDecodeError:
-        text = "\0"
-    if not text.isprintable():
+    text = unquote_to_bytes(found).decode(errors="replace")
+    if not text.isprintable() or "\ufffd" in text:
         _refuse(f"has a {part} that is not printable UTF-8")
     return text
 

@@ -11,10 +11,8 @@ from shared.errors import WrongDatabaseError
 SOURCE = "monolith-pg"
 _CLONE = f"{SOURCE}-pr-"
 _NUMBER = r"([1-9][0-9]{0,8})"
-_CLONE_NAME = re.compile(_CLONE + _NUMBER, re.ASCII)
-_CLONE_HOST = re.compile(
-    rf"{_CLONE}{_NUMBER}-rw(?:\.[a-z0-9-]+(?:\.svc(?:\.cluster\.local)?)?)?", re.ASCII
-)
+_CLONE_NAME = re.compile(_CLONE + _NUMBER)
+_CLONE_HOST = re.compile(rf"{_CLONE}{_NUMBER}-rw(?:\.[a-z0-9-]+(?:\.svc(?:\.cluster\.local)?)?)?")
 _TO_CLONE = "Point DATABASE_URL at this preview's own clone, then restart."
 _TO_PRODUCTION = "Set PR_ENV=true for a preview, or point DATABASE_URL at production's database."
 

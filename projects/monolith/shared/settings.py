@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import (
     BeforeValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import SettingsError
@@ -33,9 +34,8 @@ Credential = Annotated[
 
 
 def _plain_digits(value: object) -> object:
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", str(value), re.ASCII):
-        msg = "not a pull request's number"
-        raise ValueError(msg)
+    if not re.fullmatch("[1-9][0-9]{0,8}", str(value)):
+        raise ValueError
     return value
 
 
@@ -202,13 +202,12 @@ def _near_miss(name: str) -> bool:
 
 
 def _explain(error: ValidationError) -> list[str]:
-    found: list[Any] = error.errors(include_url=False, include_context=False, include_input=False)
-    return [_sentence(problem) for problem in found]
+    return [_sentence(problem) for problem in error.errors()]
 
 
-def _sentence(problem: dict[str, Any]) -> str:
+def _sentence(problem: ErrorDetails) -> str:
     if not problem["loc"]:
-        return str(problem["msg"].removeprefix("Value error, "))
+        return problem["msg"].removeprefix("Value error, ")
     name = str(problem["loc"][0])
     expected = next(
         field.description

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from shared.errors import MutedError
-from shared.guard import Guard, StartupPoint
+from shared.guard import Decision, Guard, StartupPoint
 
 
 @pytest.mark.parametrize("point", StartupPoint)
@@ -14,9 +14,8 @@ def test_decision(point, preview):
     """
     decision = Guard(preview=preview).decide(point)
 
-    assert decision.point is point
-    assert decision.runs is not preview
-    assert decision.reason == ("PR_ENV" if preview else "production")
+    reason = "PR_ENV" if preview else "production"
+    assert decision == Decision(point, runs=not preview, reason=reason)
 
 
 @pytest.mark.parametrize("point", StartupPoint)
@@ -26,11 +25,12 @@ def test_on_demand_act(point):
     """
     preview, production = Guard(preview=True), Guard(preview=False)
     production.require(point)
-    with pytest.raises(MutedError) as caught:
-        preview.require(point)
+    for _ in range(2):
+        with pytest.raises(MutedError) as caught:
+            preview.require(point)
 
     assert (caught.value.point, caught.value.reason) == (point, "PR_ENV")
-    assert preview.refusals == {other: int(other is point) for other in StartupPoint}
+    assert preview.refusals == {other: 2 * (other is point) for other in StartupPoint}
     assert not any(production.refusals.values())
 
 
@@ -53,8 +53,11 @@ def test_point_that_lacks_a_setting():
     lacking = {StartupPoint.DISCORD: "DISCORD_BOT_TOKEN"}
     production, preview = (Guard(preview=p, lacking=lacking) for p in (False, True))
 
-    assert production.decide(StartupPoint.DISCORD).reason == "no DISCORD_BOT_TOKEN"
-    assert not production.decide(StartupPoint.DISCORD).runs
+    assert production.decide(StartupPoint.DISCORD) == Decision(
+        StartupPoint.DISCORD, runs=False, reason="no DISCORD_BOT_TOKEN"
+    )
+    with pytest.raises(MutedError, match="no DISCORD_BOT_TOKEN"):
+        production.require(StartupPoint.DISCORD)
     assert production.decide(StartupPoint.SCHEDULER).runs
     assert preview.decide(StartupPoint.DISCORD).reason == "PR_ENV"
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from shared.dsn import parse
 from shared.errors import WrongDatabaseError
-from shared.identity import Expected, Verdict, clone_name
+from shared.identity import Expected, Fact, Verdict, clone_name, identify
 
 NUMBERS = st.integers(1, 10**9 - 1)
 
@@ -71,12 +71,12 @@ def test_host_of_production(host):
         assert expected.judge_host(target(host)).verdict is Verdict.MISMATCH
 
 
-@given(ours=NUMBERS, theirs=NUMBERS)
-def test_clone_of_another(ours, theirs):
+@given(numbers=st.lists(NUMBERS, min_size=2, max_size=2, unique=True))
+def test_clone_of_another(numbers):
     """
     A preview takes its own clone's name, and no other clone's.
     """
-    assume(ours != theirs)
+    ours, theirs = numbers
     expected = Expected(preview=True, number=ours)
 
     assert expected.judge_server(clone_name(ours)).verdict is Verdict.MATCH
@@ -104,7 +104,7 @@ def test_no_answer(answer):
     preview = Expected(preview=True, number=7)
     fact = preview.judge_server(answer)
 
-    assert fact.verdict is Verdict.UNABLE
+    assert fact == Fact("cluster_name", "monolith-pg-pr-7", "", Verdict.UNABLE)
     with pytest.raises(WrongDatabaseError):
         preview.refuse(fact)
     assert Expected(preview=False).judge_server(answer).verdict is Verdict.MATCH
@@ -123,6 +123,34 @@ def test_name_that_looks_like_a_clone(name):
         Expected(preview=False),
     ):
         assert expected.judge_server(name).verdict is Verdict.MISMATCH
+
+
+def test_facts():
+    """
+    A fact says what was asked, what was expected, what was found, and the verdict.
+    """
+    preview, production = Expected(preview=True, number=7), Expected(preview=False)
+
+    assert preview.judge_server("x") == Fact(
+        "cluster_name", "monolith-pg-pr-7", "x", Verdict.MISMATCH
+    )
+    assert production.judge_server("x") == Fact(
+        "cluster_name", "a name that is not a clone's", "x", Verdict.MATCH
+    )
+    assert Expected(preview=True).judge_host(target("h")) == Fact(
+        "host", "the host of monolith-pg-pr-<n>", "h", Verdict.MISMATCH
+    )
+    assert production.judge_host(target("h")) == Fact(
+        "host", "a host that is not a clone's", "h", Verdict.MATCH
+    )
+
+
+async def test_question(source):
+    """
+    A server is asked with SHOW, which no search path can shadow.
+    """
+    async with source.connect() as connection:
+        assert await identify(connection) == "monolith-pg"
 
 
 def test_refusal_says_what_to_do():

@@ -3,12 +3,14 @@ import os
 import pickle
 import traceback
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import structlog
 from hypothesis import given
 
 from shared.errors import SettingsError
+from shared.guard import StartupPoint
 from shared.settings import Settings, credential_names
 from tests.environment import environment
 from tests.strategies import LEGAL_FALSE, LEGAL_TRUE, environment_text, typos
@@ -73,6 +75,50 @@ def test_other_names_are_left_alone(name):
 
     with environment(**{name: "7"}):
         assert not Settings().pr_env
+
+
+def test_exact_sentences():
+    """
+    A refusal says what is expected, or missing, or misspelt, and what to do about it.
+    """
+    with (
+        environment(**{"DATABASE_URL": "", "PR-ENV": "true", "LISTEN_PORT": "x"}),
+        pytest.raises(SettingsError) as caught,
+    ):
+        Settings()
+
+    otherwise = "the environment says something else. Correct it."
+    assert caught.value.problems == (
+        "PR-ENV is set and PR_ENV is not. Spell it PR_ENV, or unset it.",
+        f"expected DATABASE_URL to be postgresql://user:password@host:port/database, {otherwise}",
+        f"expected LISTEN_PORT to be the TCP port to listen on, from 1 to 65535, {otherwise}",
+    )
+    with (
+        patch.dict(os.environ, {"PR_ENV": "1"}, clear=True),
+        pytest.raises(SettingsError) as caught,
+    ):
+        Settings()
+    assert caught.value.problems == (
+        "DATABASE_URL is not set. Set it to postgresql://user:password@host:port/database.",
+    )
+    with environment(PR_NUMBER="7"), pytest.raises(SettingsError) as caught:
+        Settings()
+    assert caught.value.problems == (
+        "PR_NUMBER is set and PR_ENV is not true. Set PR_ENV=true, or unset PR_NUMBER.",
+    )
+
+
+def test_bot_with_and_without_its_token():
+    """
+    In production the bot runs where its token is set, and nowhere else.
+    """
+    with environment(DISCORD_BOT_TOKEN="tok"):
+        with_token = Settings().guard.decide(StartupPoint.DISCORD)
+    with environment():
+        without = Settings().guard.decide(StartupPoint.DISCORD)
+
+    assert (with_token.runs, without.runs) == (True, False)
+    assert without.reason == "no DISCORD_BOT_TOKEN"
 
 
 def test_number_needs_preview():
