@@ -32,7 +32,7 @@ check: $(SETUP) ## lint, types, import rules, docs and migrations; changes nothi
 	$(BIN)/monolith preview migrations --check
 
 test: $(SETUP) ## run the tests, with a real Postgres that comes as a wheel
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 prove: $(SETUP) ## mutate the guard's core; a survivor is a failure
 	$(BIN)/python tools/prove.py

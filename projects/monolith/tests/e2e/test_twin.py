@@ -14,6 +14,9 @@ from preview.binaries import Binaries
 from preview.places import Places
 
 
+COVERAGE = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE")}
+
+
 @pytest.fixture(scope="module")
 def twins(state_dir):
     """A state directory for previews, in which the first `up` makes the source."""
@@ -23,7 +26,7 @@ def twins(state_dir):
 async def start(*arguments):
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "preview", "preview", *map(str, arguments),
-        env={}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=2**20,
+        env=COVERAGE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=2**20,
     )  # fmt: skip
 
 

@@ -1,0 +1,116 @@
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from shared.settings import Settings
+
+SOURCE = Path(__file__).parents[1]
+STARTERS = {"create_task", "ensure_future", "start_soon", "Thread", "Timer", "run_in_executor"}
+STARTERS |= {"ThreadPoolExecutor", "ProcessPoolExecutor", "Process", "create_subprocess_exec"}
+STARTERS |= {"create_subprocess_shell", "call_later", "call_soon_threadsafe", "Popen", "fork"}
+MAY_START = {
+    "app/startup.py",  # the only starter
+    "shared/scheduler.py",  # its own loop, which app/startup.py starts
+}
+
+
+def started_in(text):
+    """Name what a module uses to start work in the background."""
+    nodes = list(ast.walk(ast.parse(text)))
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used |= {node.id for node in nodes if isinstance(node, ast.Name)}
+    used |= {
+        alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    return used & STARTERS
+
+
+def test_background_work():
+    """
+    Nothing but a startup point starts background work, in whatever spelling.
+    """
+    modules = [path for name in ("app", "shared") for path in (SOURCE / name).rglob("*.py")]
+    found = {str(path.relative_to(SOURCE)) for path in modules if started_in(path.read_text())}
+
+    assert found == MAY_START
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import asyncio\nasyncio.create_task(x())",
+        "from asyncio import ensure_future as go\ngo(x())",
+        "async with TaskGroup() as tasks:\n    tasks.create_task(x())".replace(
+            "async with", "with"
+        ),
+        "loop.run_in_executor(None, x)",
+        "threading.Thread(target=x).start()",
+    ],
+    ids=["task", "renamed", "group", "executor", "thread"],
+)
+def test_background_work_is_seen(text):
+    """
+    The check above sees each way to start work.
+    """
+    assert started_in(text)
+
+
+def test_no_settings_at_import():
+    """
+    Importing the app reads none of our variables, so a test or a tool may import it anywhere.
+    """
+    names = [str(field.validation_alias) for field in Settings.model_fields.values()]
+    script = f"""
+import os
+
+read = set()
+
+class Recorded(os.environ.__class__):
+    def __getitem__(self, key):
+        read.add(key)
+        return super().__getitem__(key)
+
+os.environ.__class__ = Recorded
+import app.main, app.bot, app.jobs, shared.scheduler, preview.twin
+ours = read & set({names!r})
+os.environ.get("PR_ENV")
+print(sorted(ours), "PR_ENV" in read)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert said.stdout == "[] True\n"
+
+
+def test_guard_needs_nothing():
+    """
+    The guard's module needs only the standard library and our errors.
+    """
+    tree = ast.parse((SOURCE / "shared/guard.py").read_text())
+    imported = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+    assert {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names} == {
+        "shared.errors"
+    }
+
+
+def test_locks_are_complete():
+    """
+    Every requirement of pyproject.toml is locked with a hash.
+    """
+    root = SOURCE.parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    wanted += [
+        line for extra in project["project"]["optional-dependencies"].values() for line in extra
+    ]
+    lock = (root / "requirements/dev.lock").read_text()
+    names = [line.split(">")[0].split("[")[0].replace(".", "-") for line in wanted]
+
+    assert [name for name in names if f"\n{name}==" not in f"\n{lock}"] == []
+    assert lock.count("==") <= lock.count("--hash=sha256:")
