@@ -13,7 +13,6 @@ import pytest
 from preview.binaries import Binaries
 from preview.places import Places
 
-
 COVERAGE = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE")}
 
 
