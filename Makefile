@@ -29,7 +29,7 @@ check: $(SETUP) ## lint, types, import rules, docs and migrations; changes nothi
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate --quiet projects/monolith/tests
-	$(BIN)/monolith preview migrations --check
+	$(BIN)/monolith preview migrations
 
 test: $(SETUP) ## run the tests, with a real Postgres that comes as a wheel
 	$(BIN)/pytest --numprocesses auto

@@ -206,7 +206,7 @@ def _summary(facts: dict[str, Any]) -> dict[str, str]:
         "URL": facts["url"],
         "data": facts["data"],
         "muted": ", ".join(point["point"] for point in points if not point["runs"]),
-        "tear down": f"Ctrl-C here, or: monolith preview down {facts['number']}",
+        "tear down": f"Ctrl-C here, or: {_command()} preview down {facts['number']}",
         "audit": facts["audit"],
     }
 
@@ -235,6 +235,12 @@ def _head_sha() -> str | None:
     here = str(Path(__file__).parent)
     said = run([git, "-C", here, "rev-parse", "HEAD"], capture_output=True, check=False, text=True)  # noqa: S603  asks for a name
     return said.stdout.strip() or None
+
+
+def _command() -> str:
+    """Return how this program was called, so that what is printed can be typed."""
+    called = Path(sys.argv[0])
+    return "python -m preview" if called.name == "__main__.py" else str(called)
 
 
 def _now() -> str:
