@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from app import problems
 from app.api import health, notes, preview, scheduler
+from app.neutralize import neutralize as neutralize_clone
 from app.resources import started_now
 from app.startup import STARTUP_POINTS, started
 from shared import log as logging
@@ -83,6 +84,19 @@ def check() -> int:
     except MonolithError as error:
         return startup.refuse(error)
     sys.stdout.write(json.dumps(record) + "\n")
+    return 0
+
+
+def neutralize() -> int:
+    """Run the same checks, then make the clone harmless; print what was found in it."""
+    startup = Startup()
+    try:
+        _, database = startup.run()
+        startup.step = "neutralise"
+        found = asyncio.run(neutralize_clone(database))
+    except MonolithError as error:
+        return startup.refuse(error)
+    sys.stdout.write(json.dumps(found) + "\n")
     return 0
 
 

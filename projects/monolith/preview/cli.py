@@ -43,6 +43,14 @@ def check() -> None:
 
 
 @main.command()
+def neutralize() -> None:
+    """Make a clone harmless: park jobs, end leases; refused in production."""
+    from app.main import neutralize  # noqa: PLC0415  `monolith preview` needs no app
+
+    sys.exit(neutralize())
+
+
+@main.command()
 def serve() -> None:
     """Serve the monolith; everything comes from the environment."""
     from app.main import serve  # noqa: PLC0415  `monolith preview` needs no app
@@ -58,6 +66,7 @@ def preview() -> None:
 @preview.command()
 @click.argument("number", type=_NUMBER, metavar="[N]", required=False)
 @click.option("--keep", is_flag=True, help="Keep clone and files at the end; the next up goes on.")
+@click.option("--no-neutralize", is_flag=True, help="Leave due jobs due in the clone.")
 @click.option(
     "--pg-bin",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -65,8 +74,14 @@ def preview() -> None:
 )
 @_state_dir
 @_as_json
-def up(
-    number: int | None, *, keep: bool, pg_bin: Path | None, state_dir: Path | None, as_json: bool
+def up(  # noqa: PLR0913  one an option
+    number: int | None,
+    *,
+    keep: bool,
+    no_neutralize: bool,
+    pg_bin: Path | None,
+    state_dir: Path | None,
+    as_json: bool,
 ) -> None:
     """Run preview N, or one with the lowest free number, until Ctrl-C; then tear it down."""
     from preview.console import Console  # noqa: PLC0415  `monolith serve` needs none of these
@@ -74,7 +89,7 @@ def up(
 
     places, binaries = _open(state_dir, pg_bin)
     twin = Twin(places, binaries, Console(as_json=as_json))
-    _run(twin.up(number, keep=keep))
+    _run(twin.up(number, keep=keep, neutralize=not no_neutralize))
 
 
 @preview.command()

@@ -132,10 +132,10 @@ class Places:
         `make` starts it, and makes it first where it is not made yet.
         """
         with self._open(self.state_dir / "source.lock") as users:
-            async with self._mutex():
-                fcntl.flock(users, fcntl.LOCK_SH)
-                await make(engine)
             try:
+                async with self._mutex():
+                    fcntl.flock(users, fcntl.LOCK_SH)
+                    await make(engine)
                 yield engine
             finally:
                 async with self._mutex():

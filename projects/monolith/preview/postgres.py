@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -101,13 +102,16 @@ class Engine:
             pid = int((self.data / "postmaster.pid").read_text().partition("\n")[0])
         except (OSError, ValueError):
             return None
-        program, _, settings = _command_line(pid).partition(f" -D {self.data} ")
-        return pid if program.endswith("/postgres") and settings else None
+        return pid if self._is_ours(pid) else None
 
     @property
     def running(self) -> bool:
         """Whether its process lives, whoever started it."""
         return self.pid is not None
+
+    def _is_ours(self, pid: int) -> bool:
+        program, _, settings = _command_line(pid).partition(f" -D {self.data} ")
+        return program.endswith("/postgres") and bool(settings)
 
     def init(self) -> None:
         """
@@ -212,12 +216,18 @@ class Engine:
                 break
             except PermissionError:
                 raise ForeignEngineError(self.name, pid) from None
-            await _wait(lambda: not self.running, seconds)
+            await _wait(partial(self._has_ended, pid), seconds)
         if self.running:
             raise EngineError(self.name, "stop", "it survived SIGKILL", self.log)
         if self._process is not None:
             await _end(self._process)
             self._process = None
+
+    def _has_ended(self, pid: int) -> bool:
+        """Ask for the process, not for its pid file, which goes a moment earlier."""
+        if self._process is not None:
+            self._process.poll()
+        return not self._is_ours(pid)
 
     @asynccontextmanager
     async def connect(

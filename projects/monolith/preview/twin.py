@@ -52,13 +52,14 @@ class Twin:
     binaries: Binaries
     console: Console
 
-    async def up(self, number: int | None, *, keep: bool) -> NoReturn:
+    async def up(self, number: int | None, *, keep: bool, neutralize: bool) -> NoReturn:
         """
         Run a preview until it is cancelled, then tear it down.
 
         Args:
             number: the pull request's; None takes the lowest free one.
             keep: leave clone and files when it stops; the next `up` goes on with them.
+            neutralize: park what is due in the clone; without it only the guard holds it.
 
         Raises:
             AppError: the app did not get ready, or ended by itself.
@@ -68,26 +69,40 @@ class Twin:
             self.console.say(f"cleaned up preview {left}, whose process had died", swept=left)
         async with self.places.take(number) as preview:
             preview.add_facts({"kept": keep})
+            preview.log.unlink(missing_ok=True)
             try:
-                await self._run(preview)
+                await self._run(preview, neutralize=neutralize)
             finally:
                 if not keep:
                     with self.console.step(f"tear down preview {preview.number}"):
                         delete_files(preview)
 
-    async def _run(self, preview: Preview) -> NoReturn:
+    async def _run(self, preview: Preview, *, neutralize: bool) -> NoReturn:
         source = self.places.source(self.binaries)
         async with (
             self.places.use_source(source, self._make_source),
             self._clone(source, preview) as (engine, cloned),
-            _app(preview, engine) as (app, url),
         ):
+            environment = _environment(preview, engine)
+            if neutralize:
+                await self._neutralize(preview, environment)
+            await self._serve(preview, environment, f"{_seeded(source)}; {cloned}")
+
+    async def _neutralize(self, preview: Preview, environment: dict[str, str]) -> None:
+        with self.console.step("neutralise the clone: park due jobs, end leases"):
+            async with _monolith(preview, environment, "neutralize") as process:
+                if await asyncio.to_thread(process.wait):
+                    raise _ended(process, preview.log)
+
+    async def _serve(self, preview: Preview, environment: dict[str, str], data: str) -> NoReturn:
+        async with _monolith(preview, environment, "serve") as app:
+            url = f"http://127.0.0.1:{environment['LISTEN_PORT']}"
             with self.console.step("start the app with PR_ENV=true"):
                 attestation = await _ready(app, url, preview.log)
             facts = {
                 "number": preview.number,
                 "url": url,
-                "data": f"{(source.home / _SEEDED).read_text()}; {cloned}",
+                "data": data,
                 "audit": audit_line(attestation),
                 "attestation": attestation,
             }
@@ -145,22 +160,14 @@ class Twin:
 
 
 @asynccontextmanager
-async def _app(preview: Preview, engine: Engine) -> AsyncIterator[tuple[Popen[bytes], str]]:
-    """Run `monolith serve` with an environment of its own and nothing of ours."""
-    port = _free_port(_FIRST_PORT + preview.number)
-    environment = {
-        "PATH": os.defpath,
-        "PR_ENV": "true",
-        "PR_NUMBER": str(preview.number),
-        "DATABASE_URL": engine.dsn().get_secret_value(),
-        "LISTEN_PORT": str(port),
-    }
-    if sha := _head_sha():
-        environment["HEAD_SHA"] = sha
+async def _monolith(
+    preview: Preview, environment: dict[str, str], verb: str
+) -> AsyncIterator[Popen[bytes]]:
+    """Run `monolith VERB` with an environment of its own and nothing of ours."""
     preview.log.touch(mode=0o600)
-    with preview.log.open("wb") as log:
-        app = Popen(  # noqa: S603  the program is ours
-            [sys.executable, "-m", "preview", "serve"],
+    with preview.log.open("ab") as log:
+        process = Popen(  # noqa: S603  the program is ours
+            [sys.executable, "-m", "preview", verb],
             stdin=DEVNULL,
             stdout=log,
             stderr=STDOUT,
@@ -170,14 +177,27 @@ async def _app(preview: Preview, engine: Engine) -> AsyncIterator[tuple[Popen[by
             preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  no other way to ask for it
         )
     try:
-        yield app, f"http://127.0.0.1:{port}"
+        yield process
     finally:
-        app.terminate()
+        process.terminate()
         try:
-            await asyncio.to_thread(app.wait, _STOP_SECONDS)
+            await asyncio.to_thread(process.wait, _STOP_SECONDS)
         except TimeoutExpired:
-            app.kill()
-            app.wait()
+            process.kill()
+            process.wait()
+
+
+def _environment(preview: Preview, engine: Engine) -> dict[str, str]:
+    environment = {
+        "PATH": os.defpath,
+        "PR_ENV": "true",
+        "PR_NUMBER": str(preview.number),
+        "DATABASE_URL": engine.dsn().get_secret_value(),
+        "LISTEN_PORT": str(_free_port(_FIRST_PORT + preview.number)),
+    }
+    if sha := _head_sha():
+        environment["HEAD_SHA"] = sha
+    return environment
 
 
 async def _ready(app: Popen[bytes], url: str, log: Path) -> dict[str, Any]:
@@ -191,6 +211,10 @@ async def _ready(app: Popen[bytes], url: str, log: Path) -> dict[str, Any]:
                     return attestation
             await asyncio.sleep(_POLL_SECONDS)
     raise _ended(app, log)
+
+
+def _seeded(source: Engine) -> str:
+    return (source.home / _SEEDED).read_text()
 
 
 def _ended(app: Popen[bytes], log: Path) -> AppError:

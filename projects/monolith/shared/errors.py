@@ -69,6 +69,21 @@ class UnidentifiedDatabaseError(MonolithError):
         return type(self), (self.where, self.reason)
 
 
+class NeutralizeError(MonolithError):
+    """The database may not be neutralised, or still is not; nothing of it was changed."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"Refused to neutralise the database: expected {expected}, {found}. "
+            "Run it in a preview, and keep neutralize.sql in step with the schema."
+        )
+
+    def __reduce__(self) -> tuple[type["NeutralizeError"], tuple[str, str]]:
+        return type(self), (self.expected, self.found)
+
+
 class MutedError(MonolithError):
     """An act was asked for whose startup point the guard has muted."""
 

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
+from shared.database import Database
+from shared.settings import Settings
+
 DSN = "postgresql://app:secret@monolith-pg-rw:5432/monolith"
 
 
@@ -13,3 +16,9 @@ def environment(**variables: str) -> Iterator[None]:
     """Replace the whole environment, with a DATABASE_URL unless one is given."""
     with patch.dict(os.environ, {"DATABASE_URL": DSN, **variables}, clear=True):
         yield
+
+
+def read(dsn: str, **variables: str) -> Database:
+    """Return the database that an environment leads to; it is not connected to."""
+    with environment(DATABASE_URL=dsn, **variables):
+        return Database.from_settings(Settings())

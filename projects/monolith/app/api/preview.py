@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse
 
+from app.neutralize import neutralized
 from app.resources import Given
 from shared.audit import audit_record
 
@@ -24,6 +25,7 @@ async def attest(given: Given) -> dict[str, Any]:
     record = audit_record(given.settings, given.database)
     now = datetime.now(UTC)
     return record | {
+        "neutralized": await neutralized(given.pool),
         "counters": {
             "connections_identified": given.database.identified,
             "connections_refused": given.database.refused,

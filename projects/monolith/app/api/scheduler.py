@@ -12,19 +12,20 @@ from shared.guard import StartupPoint
 router = APIRouter(prefix="/api/scheduler/jobs", tags=["scheduler"])
 
 _LIST = """
-SELECT name, interval, next_run_at, lease_until > clock_timestamp() IS TRUE AS running,
+SELECT name, interval, nullif(next_run_at, 'infinity') AS next_run_at,
+  lease_until > clock_timestamp() IS TRUE AS running,
   last_started_at, last_finished_at, last_result, last_error, runs
-FROM scheduler.jobs ORDER BY next_run_at, name
+FROM scheduler.jobs ORDER BY scheduler.jobs.next_run_at, name
 """
 _RUN = "UPDATE scheduler.jobs SET next_run_at = clock_timestamp() WHERE name = $1 RETURNING name"
 
 
 class Row(BaseModel):
-    """A row of scheduler.jobs; `interval` is in seconds."""
+    """A row of scheduler.jobs; a job that is parked has no `next_run_at`."""
 
     name: str
     interval: timedelta
-    next_run_at: datetime
+    next_run_at: datetime | None
     running: bool
     last_started_at: datetime | None
     last_finished_at: datetime | None

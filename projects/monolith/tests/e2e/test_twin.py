@@ -61,13 +61,13 @@ async def up(twins, number, *more):
 
 
 def processes(twins):
-    """Every process whose command line or environment leads to a state directory."""
+    """Every process whose command line or environment leads to a state directory, and which."""
     found, names = [], (str(twins), quote(str(twins), safe=""))
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             said = (entry / "cmdline").read_text() + (entry / "environ").read_text()
             if any(name in said for name in names):
-                found.append(int(entry.name))
+                found.append((int(entry.name), said[:200]))
         except OSError:
             continue
     return found
@@ -97,11 +97,11 @@ async def test_a_preview(twins):
 
 async def test_writes_and_due_jobs(twins):
     """
-    What is written through a preview is in its clone only, and jobs that are due stay untouched.
+    What is written through a preview is in its clone only, and jobs left due stay untouched.
     """
     places, rows = Places(twins), "SELECT * FROM scheduler.jobs ORDER BY name"
     source = places.source(Binaries.locate(twins))
-    async with up(twins, 7) as (_, _, client):
+    async with up(twins, 7, "--no-neutralize") as (_, _, client):
         made = await client.post("/api/notes", json={"title": "only in the clone"})
         async with source.connect("app", "monolith") as production:
             due = "SELECT count(*) FROM scheduler.jobs WHERE next_run_at < now()"
@@ -116,6 +116,18 @@ async def test_writes_and_due_jobs(twins):
             assert await preview.fetch(rows) == before
 
     assert made.status_code == 201
+
+
+async def test_neutralised(twins):
+    """
+    Without being told otherwise the clone's jobs are parked, and the attestation says how many.
+    """
+    async with up(twins, 7) as (_, _, client):
+        attestation = (await client.get("/api/preview")).json()
+        jobs = (await client.get("/api/scheduler/jobs")).json()
+
+    assert attestation["neutralized"]["counts"] == {"jobs_parked": 2, "leases_ended": 0}
+    assert {job["next_run_at"] for job in jobs} == {None}
 
 
 async def test_second_up(twins):
@@ -205,8 +217,8 @@ async def test_app_that_ends(twins):
     When the app ends by itself, `up` ends with the app's exit code, says so, and leaves nothing.
     """
     async with up(twins, 7) as (process, _, _):
-        for pid in processes(twins):
-            if Path(f"/proc/{pid}/cmdline").read_text().endswith("\0serve\0"):
+        for pid, said in processes(twins):
+            if "\0serve\0" in said:
                 os.kill(pid, signal.SIGKILL)
         _, err = await process.communicate()
 

@@ -11,16 +11,9 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
-from shared.database import Database
 from shared.errors import SettingsError, UnidentifiedDatabaseError, WrongDatabaseError
 from shared.identity import Verdict
-from shared.settings import Settings
-from tests.environment import environment
-
-
-def read(dsn, **variables):
-    with environment(DATABASE_URL=dsn, **variables):
-        return Database.from_settings(Settings())
+from tests.environment import read
 
 
 @pytest.fixture
