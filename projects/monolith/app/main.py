@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,7 +19,7 @@ from app.startup import STARTUP_POINTS, started
 from shared import log as logging
 from shared.audit import audit_record, write_refusal
 from shared.database import Database
-from shared.errors import MonolithError
+from shared.errors import ListenError, MonolithError
 from shared.settings import Settings
 
 
@@ -107,18 +108,29 @@ def serve() -> int:
     startup = Startup()
     try:
         settings, database = startup.run()
+        startup.step = "listen"
+        listener = _listen(settings.listen_host, settings.listen_port)
     except MonolithError as error:
         return startup.refuse(error)
     server = uvicorn.Server(_server_config(create_app(settings, database), settings))
-    server.run()
+    with listener:
+        server.run(sockets=[listener])
     return 0 if server.started else MonolithError.exit_code
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the address before anything is started that would have to be stopped again."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = error.strerror
+    raise ListenError(host, port, str(reason))
 
 
 def _server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        host=settings.listen_host,
-        port=settings.listen_port,
         lifespan="on",
         log_config=None,
         loop="asyncio" if settings.pr_env else "auto",  # uvloop is not seen by audit hooks

@@ -86,7 +86,7 @@ class Twin:
             environment = _environment(preview, engine)
             if neutralize:
                 await self._neutralize(preview, environment)
-            await self._serve(preview, environment, f"{_seeded(source)}; {cloned}")
+            await self._serve(preview, engine, environment, f"{_seeded(source)}; {cloned}")
 
     async def _neutralize(self, preview: Preview, environment: dict[str, str]) -> None:
         with self.console.step("neutralise the clone: park due jobs, end leases"):
@@ -94,11 +94,14 @@ class Twin:
                 if await asyncio.to_thread(process.wait):
                     raise _ended(process, preview.log)
 
-    async def _serve(self, preview: Preview, environment: dict[str, str], data: str) -> NoReturn:
-        async with _monolith(preview, environment, "serve") as app:
-            url = f"http://127.0.0.1:{environment['LISTEN_PORT']}"
+    async def _serve(
+        self, preview: Preview, engine: Engine, environment: dict[str, str], data: str
+    ) -> NoReturn:
+        port = _free_port(_FIRST_PORT + preview.number)
+        async with _monolith(preview, environment | {"LISTEN_PORT": str(port)}, "serve") as app:
+            url = f"http://127.0.0.1:{port}"
             with self.console.step("start the app with PR_ENV=true"):
-                attestation = await _ready(app, url, preview.log)
+                attestation = await _ready(app, url, str(engine.socket_dir), preview.log)
             facts = {
                 "number": preview.number,
                 "url": url,
@@ -193,21 +196,26 @@ def _environment(preview: Preview, engine: Engine) -> dict[str, str]:
         "PR_ENV": "true",
         "PR_NUMBER": str(preview.number),
         "DATABASE_URL": engine.dsn().get_secret_value(),
-        "LISTEN_PORT": str(_free_port(_FIRST_PORT + preview.number)),
     }
     if sha := _head_sha():
         environment["HEAD_SHA"] = sha
     return environment
 
 
-async def _ready(app: Popen[bytes], url: str, log: Path) -> dict[str, Any]:
-    """Wait until the app is ready, and return its attestation."""
+async def _ready(app: Popen[bytes], url: str, host: str, log: Path) -> dict[str, Any]:
+    """
+    Wait until the app is ready, and return its attestation.
+
+    Another preview may have taken the port in the meantime; only the app on
+    this clone counts, by the host that it attests.
+    """
     deadline = time.monotonic() + _READY_SECONDS
     async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
         while app.poll() is None and time.monotonic() < deadline:
-            with suppress(httpx2.TransportError):
-                if (await client.get("/readyz")).is_success:
-                    attestation: dict[str, Any] = (await client.get("/api/preview")).json()
+            with suppress(httpx2.TransportError, ValueError, KeyError):
+                attestation: dict[str, Any] = (await client.get("/api/preview")).json()
+                facts = {fact["name"]: fact["found"] for fact in attestation["database"]["facts"]}
+                if facts["host"] == host:
                     return attestation
             await asyncio.sleep(_POLL_SECONDS)
     raise _ended(app, log)

@@ -69,6 +69,22 @@ class UnidentifiedDatabaseError(MonolithError):
         return type(self), (self.where, self.reason)
 
 
+class ListenError(MonolithError):
+    """The address to listen on cannot be had."""
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        self.host = host
+        self.port = port
+        self.reason = reason
+        super().__init__(
+            f"Refused to listen: expected {host} port {port} to be free and ours, the system says "
+            f"{reason}. Correct LISTEN_HOST and LISTEN_PORT, or end what listens there."
+        )
+
+    def __reduce__(self) -> tuple[type["ListenError"], tuple[str, int, str]]:
+        return type(self), (self.host, self.port, self.reason)
+
+
 class NeutralizeError(MonolithError):
     """The database may not be neutralised, or still is not; nothing of it was changed."""
 

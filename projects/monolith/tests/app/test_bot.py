@@ -79,13 +79,13 @@ async def test_what_it_leaves_alone(production, discord):
 
 
 @pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
-async def test_token_in_a_preview(served, clone_7, source, discord, preview):
+async def test_token_in_a_preview(served, clone_7, database, discord, preview):
     """
     A token in a preview's environment connects nobody to Discord; in production it does.
     """
-    engine = clone_7 if preview else source
+    dsn = clone_7.dsn().get_secret_value() if preview else await database()
     variables = {
-        "DATABASE_URL": engine.dsn().get_secret_value(), "PR_ENV": str(preview),
+        "DATABASE_URL": dsn, "PR_ENV": str(preview),
         "DISCORD_BOT_TOKEN": TOKEN, "DISCORD_API_URL": discord.url,
     }  # fmt: skip
     async with served(**variables) as (client, _):

@@ -11,7 +11,7 @@ import pytest
 from app.main import create_app
 from shared.database import Database
 from shared.settings import Settings
-from tests.environment import environment
+from tests.environment import environment, read
 
 PYTHON = (sys.executable, "-m", "preview")
 LOUD = {"DISCORD_BOT_TOKEN": "tok", "GITHUB_TOKEN": "tok", "VAULT_GIT_REMOTE": "https://tok@git/x"}
@@ -156,12 +156,35 @@ async def test_preview_serves(served, clone_7):
     assert "tok" not in str(process.log).replace("TOKEN", "")
 
 
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("127.0.0.1", "Address already in use"),
+        ("192.0.2.1", "Cannot assign"),
+        ("x.invalid", "known"),
+    ],
+    ids=["taken", "not-ours", "no-such-host"],
+)
+async def test_address_that_cannot_be_had(monolith, database, listener, host, reason):
+    """
+    An address that cannot be listened on is refused, exit 78, before any startup point has started.
+    """
+    dsn = await database()
+    port = listener.dsn.rpartition(":")[2].removesuffix("/monolith")
+    refused = await monolith("serve", DATABASE_URL=dsn, LISTEN_HOST=host, LISTEN_PORT=port)
+    async with read(dsn).pool() as pool:
+        registered = await pool.fetchval("SELECT count(*) FROM scheduler.jobs")
+
+    assert (refused.code, refused.log[0]["step"], registered) == (78, "listen", 0)
+    assert reason in refused.log[0]["error"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
-async def test_stop(served, source, how):
+async def test_stop(served, database, how):
     """
     SIGTERM and Ctrl-C end production cleanly, with exit code 0 and no error in the log.
     """
-    async with served(DATABASE_URL=source.dsn().get_secret_value()) as (_, process):
+    async with served(DATABASE_URL=await database()) as (_, process):
         process.send_signal(how)
         log = [json.loads(line) async for line in process.stderr]
         code = await process.wait()
@@ -227,7 +250,7 @@ async def test_swallowed_lifespan(database):
 
 
 @pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
-async def test_muted_code_is_not_imported(source, clone_7, preview):
+async def test_muted_code_is_not_imported(database, clone_7, preview):
     """
     A preview has imported neither discord nor bot, jobs and scheduler; production has.
     """
@@ -240,8 +263,8 @@ async def test_muted_code_is_not_imported(source, clone_7, preview):
         "asyncio.run(main())\n"
         "print(*sorted({'discord', 'app.bot', 'app.jobs', 'shared.scheduler'} & set(sys.modules)))"
     )
-    engine = clone_7 if preview else source
-    variables = {"DATABASE_URL": engine.dsn().get_secret_value(), "PR_ENV": str(preview)}
+    dsn = clone_7.dsn().get_secret_value() if preview else await database()
+    variables = {"DATABASE_URL": dsn, "PR_ENV": str(preview)}
     muted = {"DISCORD_BOT_TOKEN": "x", "DISCORD_API_URL": "http://127.0.0.1:9"}
     process = await asyncio.create_subprocess_exec(
         PYTHON[0], "-c", script, env=variables | muted,
