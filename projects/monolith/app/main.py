@@ -46,7 +46,6 @@ class Startup:
         self.database.judge_target()
         self.step = "database identity"
         asyncio.run(self.database.check())
-        self.step = "startup points"
         return self.settings, self.database
 
     def refuse(self, error: MonolithError) -> int:
@@ -61,15 +60,19 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with database.pool() as pool:
-            resources = started_now(settings, database, pool)
-            async with started(resources):
-                app.state.resources, app.state.ready = resources, True
-                yield
-                app.state.ready = False
+        try:
+            async with database.pool() as pool:
+                resources = started_now(settings, database, pool)
+                async with started(resources):
+                    app.state.resources, app.state.ready = resources, True
+                    yield
+                    app.state.ready = False
+        except MonolithError as error:
+            app.state.refusal = error
+            raise
 
     app = FastAPI(title="monolith", lifespan=lifespan)
-    app.state.ready = False
+    app.state.ready, app.state.refusal = False, None
     app.add_middleware(problems.StartupGate)
     problems.install(app)
     for router in (health.router, notes.router, scheduler.router, preview.router):
@@ -112,9 +115,13 @@ def serve() -> int:
         listener = _listen(settings.listen_host, settings.listen_port)
     except MonolithError as error:
         return startup.refuse(error)
-    server = uvicorn.Server(_server_config(create_app(settings, database), settings))
-    with listener:
+    startup.step = "startup points"
+    app = create_app(settings, database)
+    server = uvicorn.Server(_server_config(app, settings))
+    with listener, suppress(SystemExit):  # uvicorn's exit codes are not ours
         server.run(sockets=[listener])
+    if app.state.refusal:
+        return startup.refuse(app.state.refusal)
     return 0 if server.started else MonolithError.exit_code
 
 

@@ -1,6 +1,7 @@
 """The only module that turns errors into RFC 9457 problem documents."""
 
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -9,8 +10,9 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import MonolithError, MutedError
 
@@ -53,13 +55,23 @@ class StartupGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what comes after startup, and startup itself."""
-        if scope["type"] == "lifespan" or scope["app"].state.ready:
+        state = scope["app"].state
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, partial(_without_traceback, state, send))
+        elif state.ready:
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             answer = problem(503, "Startup has not finished.", {"Retry-After": "1"})
             await answer(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1013})
+
+
+async def _without_traceback(state: State, send: Send, message: Message) -> None:
+    """Let a refusal be told in one line, by whoever serves the app, and not as a traceback."""
+    if message["type"] == "lifespan.startup.failed" and state.refusal:
+        message = {"type": message["type"]}
+    await send(message)
 
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:

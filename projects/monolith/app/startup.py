@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
+import asyncpg
 import structlog
 
 from app.resources import Resources
 from shared.audit import audit_record, write_audit
+from shared.errors import StartupPointError
 from shared.guard import StartupPoint
 
 log = structlog.get_logger()
@@ -22,7 +24,10 @@ async def scheduler_loop(resources: Resources) -> AsyncIterator[None]:
     from shared.scheduler import Scheduler  # noqa: PLC0415
 
     scheduler = Scheduler(resources.pool, table(resources.pool))
-    await scheduler.register()
+    try:
+        await scheduler.register()
+    except asyncpg.PostgresError as error:
+        raise StartupPointError(StartupPoint.SCHEDULER, str(error)) from error
     task = _start(StartupPoint.SCHEDULER, scheduler.run())
     try:
         yield
@@ -64,6 +69,7 @@ async def started(resources: Resources) -> AsyncIterator[None]:
 
     Raises:
         AuditError: the decisions could not be written; nothing has started.
+        StartupPointError: a startup point could not be started; nothing runs.
     """
     guard = resources.settings.guard
     decisions = [guard.decide(point) for point in STARTUP_POINTS]

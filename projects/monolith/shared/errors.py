@@ -85,6 +85,21 @@ class ListenError(MonolithError):
         return type(self), (self.host, self.port, self.reason)
 
 
+class StartupPointError(MonolithError):
+    """A startup point that must run could not be started, so nothing runs."""
+
+    def __init__(self, point: str, reason: str) -> None:
+        self.point = point
+        self.reason = reason
+        super().__init__(
+            f"Cannot start the {point}: expected the database to be ready for it, "
+            f"it says {reason}. Apply the migrations, then restart."
+        )
+
+    def __reduce__(self) -> tuple[type["StartupPointError"], tuple[str, str]]:
+        return type(self), (self.point, self.reason)
+
+
 class NeutralizeError(MonolithError):
     """The database may not be neutralised, or still is not; nothing of it was changed."""
 

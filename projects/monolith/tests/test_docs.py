@@ -21,6 +21,7 @@ EXAMPLES = [
     errors.WrongDatabaseError("host", "the host of a clone", "h", "Point it elsewhere."),
     errors.UnidentifiedDatabaseError("h:1/d", "it was silent"),
     errors.ListenError("127.0.0.1", 8000, "Address already in use"),
+    errors.StartupPointError(StartupPoint.SCHEDULER, "there is no table"),
     errors.NeutralizeError("a preview", "PR_ENV says production"),
     errors.MutedError(StartupPoint.DISCORD, "PR_ENV"),
     errors.AuditError("No space left on device"),

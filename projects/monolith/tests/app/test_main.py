@@ -230,6 +230,20 @@ async def test_audit_line_that_cannot_be_written(database, served):
     assert (before, after > 0) == (0, True)
 
 
+async def test_startup_point_that_cannot_start(monolith, database):
+    """
+    A startup point that cannot start is refused in one line: exit 78, no traceback, nothing runs.
+    """
+    refused = await monolith("serve", DATABASE_URL=await database(migrated=False))
+    ours = [line for line in refused.log if "logger" not in line]
+
+    assert refused.code == 78
+    assert ours[-2]["step"] == "startup points"
+    assert ours[-2]["error"].startswith("Cannot start the scheduler loop")
+    assert 'relation "scheduler.jobs" does not exist' in ours[-2]["error"]
+    assert "Traceback" not in str(refused.log)
+
+
 async def test_swallowed_lifespan(database):
     """
     An app whose lifespan somebody swallowed answers 503 to everything, and has started nothing.
