@@ -35,5 +35,8 @@ async def neutralize(database: Database) -> dict[str, Any]:
 
 async def neutralized(connection: asyncpg.Pool | PoolConnectionProxy) -> dict[str, Any] | None:
     """Say when a clone was neutralised and what was found in it; None where it never was."""
-    row = await connection.fetchrow(_FOUND)
+    try:
+        row = await connection.fetchrow(_FOUND)
+    except asyncpg.UndefinedTableError:  # an older schema
+        return None
     return {"at": row["at"].isoformat(), "counts": json.loads(row["counts"])} if row else None

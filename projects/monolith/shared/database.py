@@ -77,18 +77,22 @@ class Database:
             return Verdict.UNABLE
         return Verdict.MATCH
 
-    async def check(self) -> None:
+    async def check(self, wait_seconds: float | None = None) -> None:
         """
         Identify the database on one connection of its own, waiting for it to be up.
 
         Only "not up yet" is waited for: connection refused, starting up,
         password not set yet. A wrong identity is refused at once.
 
+        Args:
+            wait_seconds: how long to wait, where that is not what the settings say.
+
         Raises:
             WrongDatabaseError: another database answered.
             UnidentifiedDatabaseError: none answered before the deadline.
         """
-        deadline = time.monotonic() + self.wait_seconds
+        wait_seconds = self.wait_seconds if wait_seconds is None else wait_seconds
+        deadline = time.monotonic() + wait_seconds
         said = ""
         while True:
             try:
@@ -98,7 +102,7 @@ class Database:
                 if not _not_up_yet(error):
                     raise UnidentifiedDatabaseError(str(self.target), reason) from error
                 if time.monotonic() >= deadline:
-                    reason = f"it was not up after {self.wait_seconds:g} s ({reason})"
+                    reason = f"it was not up after {wait_seconds:g} s ({reason})"
                     raise UnidentifiedDatabaseError(str(self.target), reason) from error
                 if reason != said:
                     log.warning("waiting for the database", at=str(self.target), reason=reason)
@@ -150,11 +154,17 @@ class Database:
         return Fact("certificate", expected, found, verdict)
 
     @asynccontextmanager
-    async def pool(self) -> AsyncIterator[asyncpg.Pool]:
-        """Open the pool, identified connection by connection, and close it at the end."""
-        await self.check()
+    async def pool(self, size: int = POOL_SIZE) -> AsyncIterator[asyncpg.Pool]:
+        """
+        Open a pool, identified connection by connection, and close it at the end.
+
+        Raises:
+            WrongDatabaseError: another database answered.
+            UnidentifiedDatabaseError: none answered; it is not waited for.
+        """
+        await self.check(0)
         async with asyncpg.create_pool(
-            connect=self.connect, min_size=1, max_size=POOL_SIZE, command_timeout=60
+            connect=self.connect, min_size=1, max_size=size, command_timeout=60
         ) as pool:
             yield pool
 
@@ -190,8 +200,8 @@ def _not_up_yet(error: Exception) -> bool:
             error,
             asyncpg.CannotConnectNowError | asyncpg.InvalidAuthorizationSpecificationError,
         )
-    no_socket_or_refused = isinstance(error, ConnectionError | FileNotFoundError)
-    return no_socket_or_refused or (type(error) is OSError and error.errno is None)
+    refused = ConnectionRefusedError | ConnectionResetError | FileNotFoundError
+    return isinstance(error, refused) or (type(error) is OSError and error.errno is None)
 
 
 def _reason(error: Exception) -> str:

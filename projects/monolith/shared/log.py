@@ -7,6 +7,8 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
+from shared.errors import AuditError
+
 
 def _event_first(_logger: object, _name: str, event: EventDict) -> EventDict:
     first = ("timestamp", "level", "event")
@@ -28,8 +30,13 @@ def set_up(stream: TextIO | None = None) -> None:
 
     A terminal gets text, anything else one JSON object a line. A line of ours
     that cannot be written raises OSError.
+
+    Raises:
+        AuditError: there is no standard error.
     """
     stream = stream or sys.stderr
+    if stream is None:
+        raise AuditError(reason="standard error is closed")
     renderer: Processor = structlog.processors.JSONRenderer()
     if stream.isatty():
         renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)

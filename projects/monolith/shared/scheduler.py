@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from datetime import timedelta
 
 import asyncpg
 import structlog
+
+from shared.errors import MonolithError
 
 BATCH = 20
 CONCURRENCY = 5
@@ -48,7 +51,10 @@ _FINISH = """
 UPDATE scheduler.jobs
 SET lease_id = NULL, lease_until = NULL, last_finished_at = clock_timestamp(),
     last_result = CASE WHEN $3::text IS NULL THEN 'ok' ELSE 'error' END, last_error = $3,
-    runs = runs + 1, next_run_at = clock_timestamp() + interval * (1 + $4::float8)
+    runs = runs + 1, next_run_at = CASE
+      WHEN next_run_at > last_started_at THEN next_run_at  -- asked for while it ran
+      ELSE clock_timestamp() + interval * (1 + $4::float8)
+    END
 WHERE name = $2 AND lease_id = $1
 """
 _RELEASE = """
@@ -56,7 +62,7 @@ UPDATE scheduler.jobs SET lease_id = NULL, lease_until = NULL WHERE name = $2 AN
 """
 _LONGEST_ERROR = 1000
 
-_DATABASE_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_DATABASE_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, MonolithError)
 
 log = structlog.get_logger()
 
@@ -91,6 +97,7 @@ class Scheduler:
         self._jobs = {job.name: job for job in jobs}
         self._worker = uuid.uuid4()
         self._held: dict[str, asyncio.Task[None]] = {}
+        self._good_until: dict[str, float] = {}
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
@@ -123,6 +130,7 @@ class Scheduler:
     async def _claim(self) -> list[str]:
         free = [job for job in self._jobs.values() if job.name not in self._held]
         names, leases = [job.name for job in free], [job.lease for job in free]
+        asked = time.monotonic()
         try:
             rows = await self._pool.fetch(
                 _CLAIM, self._worker, names, leases, BATCH - len(self._held)
@@ -130,7 +138,16 @@ class Scheduler:
         except _DATABASE_TROUBLE as error:
             log.error("scheduler cannot claim", error=str(error))
             return []
-        return [row["name"] for row in rows]
+        return self._good([row["name"] for row in rows], asked)
+
+    def _good(self, names: list[str], since: float) -> list[str]:
+        """Remember until when the leases of these jobs are ours, by our own clock."""
+        for name in names:
+            self._good_until[name] = since + self._jobs[name].lease.total_seconds()
+        return names
+
+    def _is_good(self, name: str) -> bool:
+        return time.monotonic() < self._good_until[name]
 
     async def _rest(self) -> None:
         """Rest until a full batch has half drained, else until the next poll."""
@@ -145,7 +162,7 @@ class Scheduler:
         ended = False
         try:
             async with self._slots:
-                if not self._stopping.is_set():
+                if not self._stopping.is_set() and self._is_good(job.name):
                     error = await self._attempt(job)
                     ended = True
                     await self._finish(job, error)
@@ -161,9 +178,12 @@ class Scheduler:
     async def _attempt(self, job: Job) -> str | None:
         try:
             await job.run()
-        except Exception as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise
             log.exception("job failed", job=job.name)
-            return f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+            return _storable(f"{type(error).__name__}: {error}")
         return None
 
     async def _finish(self, job: Job, error: str | None) -> None:
@@ -184,12 +204,21 @@ class Scheduler:
                 await self._renew()
             except _DATABASE_TROUBLE as error:
                 log.error("scheduler cannot renew leases", error=str(error))
+            for name in [name for name in self._held if not self._is_good(name)]:
+                log.error("job lost its lease", job=name)
+                self._held[name].cancel()
 
     async def _renew(self) -> None:
+        """Renew what is still ours; what is not is no longer good."""
+        asked = time.monotonic()
         held = [self._jobs[name] for name in self._held]
         names, leases = [job.name for job in held], [job.lease for job in held]
         rows = await self._pool.fetch(_RENEW, self._worker, names, leases)
-        for name in set(names) - {row["name"] for row in rows}:
-            if name in self._held:
-                log.error("job lost its lease", job=name)
-                self._held[name].cancel()
+        kept = self._good([row["name"] for row in rows], asked)
+        for name in set(names) - set(kept):
+            self._good_until[name] = asked
+
+
+def _storable(text: str) -> str:
+    """Make a text that Postgres can store: without NUL and lone surrogates, and not too long."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")[:_LONGEST_ERROR]

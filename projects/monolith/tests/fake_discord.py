@@ -24,6 +24,7 @@ class FakeDiscord:
         self.commands: list[dict[str, Any]] = []
         self.identified = asyncio.Event()
         self.url = ""
+        self.away = 0
         self._bots: list[web.WebSocketResponse] = []
 
     @asynccontextmanager
@@ -71,6 +72,9 @@ class FakeDiscord:
 
     async def _rest(self, request: web.Request) -> web.Response:  # noqa: PLR0911  one a route
         path, body = request.match_info["path"], await request.text()
+        if self.away:
+            self.away -= 1
+            return _json({"message": "unavailable", "code": 0}, 403)
         if request.headers.get("Authorization") != f"Bot {TOKEN}" and "callback" not in path:
             return _json({"message": "401: Unauthorized", "code": 0}, 401)
         if path == "users/@me":

@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse
 from app.neutralize import neutralized
 from app.resources import Given
 from shared.audit import audit_record
+from shared.guard import StartupPoint
 
 router = APIRouter(tags=["preview"])
 
@@ -29,6 +30,7 @@ async def attest(given: Given) -> dict[str, Any]:
         "counters": {
             "connections_identified": given.database.identified,
             "connections_refused": given.database.refused,
+            "startup_points_failed": {point: given.failures[point] for point in StartupPoint},
             "acts_refused": given.settings.guard.refusals,
         },
         "started_at": given.started_at,

@@ -100,6 +100,19 @@ async def test_token_in_a_preview(served, clone_7, database, discord, preview):
         assert dropped == ["DISCORD_BOT_TOKEN"]
 
 
+async def test_discord_that_is_away(served, database, discord):
+    """
+    A bot that cannot reach Discord at its start tries again, and the attestation counts it.
+    """
+    discord.away = 1
+    variables = {"DATABASE_URL": await database(), "DISCORD_API_URL": discord.url}
+    async with served(**variables, DISCORD_BOT_TOKEN=TOKEN) as (client, _):
+        await discord.identified.wait()
+        counters = (await client.get("/api/preview")).json()["counters"]
+
+    assert counters["startup_points_failed"] == {"scheduler loop": 0, "discord bot": 1}
+
+
 async def test_wrong_token(served, database, discord):
     """
     A token that Discord refuses is an error in the log, without the token, and the rest serves on.

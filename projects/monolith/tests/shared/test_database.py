@@ -306,7 +306,7 @@ async def test_plain_server_with_a_certificate_expected(source, tmp_path):
         port = server.sockets[0].getsockname()[1]
         database = read(
             f"postgresql://app:hunter2@localhost:{port}/d",
-            DATABASE_CA_FILE=str(tmp_path / "ca.pem"), DATABASE_WAIT_SECONDS="0",
+            DATABASE_CA_FILE=str(tmp_path / "ca.pem"), DATABASE_WAIT_SECONDS="3600",
         )  # fmt: skip
         with pytest.raises(UnidentifiedDatabaseError):
             await database.check()

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from shared.database import Database
+from shared.identity import Expected
 from shared.scheduler import Job, Scheduler
 from shared.settings import Settings
 from tests.environment import environment
@@ -19,6 +20,7 @@ import asyncio, os, sys
 from datetime import timedelta
 from functools import partial
 from shared.database import Database
+from shared.identity import Expected
 from shared.scheduler import Job, Scheduler
 from shared.settings import Settings
 
@@ -157,7 +159,7 @@ async def test_failing_job(pool):
 
 async def test_bounded_concurrency(pool):
     """
-    However many jobs are due, at most five run at once in one process, and all of them run.
+    However many jobs are due, five run at once at most, all run, and their next times spread.
     """
     now, most = 0, 0
 
@@ -172,7 +174,9 @@ async def test_bounded_concurrency(pool):
     async with running(scheduler):
         await until(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 60)
 
+    due = "SELECT max(next_run_at) - min(next_run_at) FROM scheduler.jobs"
     assert most == 5
+    assert await pool.fetchval(due) > timedelta(minutes=1)  # they were all due at once
 
 
 async def test_graceful_stop(pool):
@@ -243,8 +247,8 @@ async def test_lost_lease(pool):
     async def work():
         try:
             await asyncio.sleep(60)
-        finally:
-            cancelled.set()
+        except asyncio.CancelledError:
+            cancelled.set()  # and it ends as if it had succeeded
 
     scheduler = Scheduler(pool, [Job("a", HOUR, work, lease=timedelta(seconds=0.3))])
     await scheduler.register()
@@ -254,11 +258,101 @@ async def test_lost_lease(pool):
             "UPDATE scheduler.jobs"
             " SET lease_id = gen_random_uuid(), lease_until = now() + interval '1 h'"
         )
+        taken = await row(pool)
         await cancelled.wait()
+        await asyncio.sleep(0.3)
 
     found = await row(pool)
-    assert found["runs"] == 0
-    assert found["lease_id"] is not None
+    assert (found["runs"], found["lease_id"]) == (0, taken["lease_id"])
+    assert found["lease_until"] == taken["lease_until"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a \0 byte"), ValueError("\ud800"), asyncio.CancelledError(), SystemExit(3)],
+    ids=["nul", "surrogate", "cancelled", "exit"],
+)
+async def test_odd_end(pool, error):
+    """
+    However a job ends, its end is recorded, it is rescheduled, and the loop runs on.
+    """
+
+    async def work():
+        raise error
+
+    scheduler = Scheduler(pool, [Job("a", HOUR, work), Job("b", HOUR, inserting(pool, "b"))])
+    await scheduler.register()
+    async with running(scheduler):
+        await until(pool, "SELECT sum(runs) FROM scheduler.jobs", 2)
+
+    found = await row(pool)
+    assert found["last_error"].startswith(type(error).__name__)
+    assert found["due_in"] > timedelta(minutes=59)
+
+
+async def test_asked_for_while_it_runs(pool):
+    """
+    A job that is asked for while it runs, runs once more after that.
+    """
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work():
+        begun.set()
+        await go_on.wait()
+
+    scheduler = Scheduler(pool, [Job("a", HOUR, work)])
+    await scheduler.register()
+    async with running(scheduler):
+        await begun.wait()
+        await pool.execute("UPDATE scheduler.jobs SET next_run_at = clock_timestamp()")
+        go_on.set()
+        await until(pool, "SELECT runs FROM scheduler.jobs", 2)
+
+    assert (await row(pool))["due_in"] > timedelta(minutes=59)
+
+
+async def test_lease_that_ended_while_waiting(pool, monkeypatch):
+    """
+    A job that was claimed and waits is not begun once its lease has ended unrenewed.
+    """
+    begun, go_on, ran = asyncio.Event(), asyncio.Event(), []
+
+    async def work():
+        begun.set()
+        ran.append(1)
+        await go_on.wait()
+
+    monkeypatch.setattr("shared.scheduler._RENEW", "SELECT broken")
+    lease = timedelta(seconds=0.5)
+    scheduler = Scheduler(pool, [Job(f"job {i}", HOUR, work, lease) for i in range(12)])
+    await scheduler.register()
+    async with running(scheduler):
+        await begun.wait()
+        await pool.execute("UPDATE scheduler.jobs SET lease_id = gen_random_uuid()")
+        await pool.execute("UPDATE scheduler.jobs SET lease_until = now() + interval '1 h'")
+        await asyncio.sleep(0.8)
+        go_on.set()
+        await asyncio.sleep(0.3)
+
+    assert len(ran) == 5
+    assert await pool.fetchval("SELECT sum(runs) FROM scheduler.jobs") == 0
+
+
+async def test_wrong_answer_of_the_database(identified, pool):
+    """
+    A loop to which another database answered for a while goes on when the right one is back.
+    """
+    scheduler = Scheduler(pool, [Job("a", HOUR, inserting(pool, "a"))])
+    await scheduler.register()
+    right, identified.expected = identified.expected, Expected(preview=True, number=7)
+    await pool.expire_connections()
+    async with running(scheduler) as task:
+        while identified.refused < 2:
+            await asyncio.sleep(0.02)
+        identified.expected = right
+        await until(pool, "SELECT count(*) FROM ran", 1)
+
+        assert not task.done()
 
 
 async def test_unknown_job_is_left_alone(pool):
