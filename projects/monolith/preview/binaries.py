@@ -80,7 +80,7 @@ class Account:
     def own(self, path: Path) -> None:
         """Give a file or directory of ours to this user."""
         if self.other:
-            os.chown(path, self.uid, self.gid)
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def reach(self, directory: Path) -> None:
         """
@@ -138,6 +138,11 @@ class Binaries:
     def program(self, name: str) -> str:
         """Return the path of one of the programs."""
         return str(self.directory / name)
+
+    def settings(self) -> set[str]:
+        """Name the settings that this version of Postgres has."""
+        _, said = self.account.run([self.program("postgres"), "--describe-config"])
+        return {line.partition("\t")[0] for line in said.splitlines()}
 
     def _run(self) -> bool:
         try:

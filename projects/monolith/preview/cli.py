@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+import asyncpg
 import click
 
+from preview.errors import SystemSaysNoError
 from shared.errors import MonolithError
 
 if TYPE_CHECKING:  # `monolith serve` imports none of these
@@ -39,7 +42,7 @@ def check() -> None:
     """Check settings and database, print the audit record, exit 0 or 78."""
     from app.main import check  # noqa: PLC0415  `monolith preview` needs no app
 
-    sys.exit(check())
+    _leave(check())
 
 
 @main.command()
@@ -47,7 +50,7 @@ def neutralize() -> None:
     """Make a clone harmless: park jobs, end leases; refused in production."""
     from app.main import neutralize  # noqa: PLC0415  `monolith preview` needs no app
 
-    sys.exit(neutralize())
+    _leave(neutralize())
 
 
 @main.command()
@@ -55,7 +58,7 @@ def serve() -> None:
     """Serve the monolith; everything comes from the environment."""
     from app.main import serve  # noqa: PLC0415  `monolith preview` needs no app
 
-    sys.exit(serve())
+    _leave(serve())
 
 
 @main.group()
@@ -171,6 +174,16 @@ def migrations(*, write: bool) -> None:
         files.verify(MIGRATIONS)
 
 
+def _leave(code: int) -> NoReturn:
+    """Leave with this code also where standard error takes no more writes; Python would say 120."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, AttributeError):
+        os._exit(code)
+    sys.exit(code)
+
+
 def _open(state_dir: Path | None, pg_bin: Path | None = None) -> "tuple[Places, Binaries]":
     from preview.binaries import Binaries  # noqa: PLC0415
     from preview.places import Places  # noqa: PLC0415
@@ -212,5 +225,11 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except MonolithError as error:
-        click.echo(f"monolith: {error}", err=True)
-        sys.exit(error.exit_code)
+        _refuse(error)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        _refuse(SystemSaysNoError(f"{type(error).__name__}: {error}"))
+
+
+def _refuse(error: MonolithError) -> NoReturn:
+    click.echo(f"monolith: {error}", err=True)
+    sys.exit(error.exit_code)

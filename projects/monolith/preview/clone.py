@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from preview.errors import CloneError, CloneExistsError, SourceError, SpaceError
 from preview.postgres import APP, SUPERUSER, Engine
@@ -55,6 +55,7 @@ _SKIPPED = re.compile(
 _WAL_NAME = re.compile(r"^START WAL LOCATION: \S+ \(file ([0-9A-F]{24})\)$", re.MULTILINE)
 _CHUNK = 4 << 20
 _SPARE = 1.2
+_WAL_SPARE = 128 << 20
 _FICLONE = 0x40049409
 _NO_REFLINK = {
     errno.EINVAL,
@@ -201,7 +202,10 @@ class _Copier:
         except OSError as error:
             self._record_obstacle(error)
             self._reflinks = False
-            needed, free = int(self.total * _SPARE), shutil.disk_usage(probe.parent).free
+            needed, free = (
+                int(self.total * _SPARE) + _WAL_SPARE,
+                shutil.disk_usage(probe.parent).free,
+            )
             if free < needed:
                 raise SpaceError(self.target.home, needed, free) from None
         finally:
@@ -257,7 +261,6 @@ class _Copier:
             if path.exists():
                 raise
             return  # it vanished; WAL knows
-        copy.chmod(0o700 if copy.is_dir() else 0o600)
         self.target.account.own(copy)
         self.progress(min(self._done, self.total), self.total)
 
@@ -276,7 +279,7 @@ class _Copier:
         return True
 
     def _copy_bytes(self, path: Path, copy: Path) -> None:
-        with path.open("rb", buffering=0) as read, copy.open("xb", buffering=0) as write:
+        with _open(path, "rb") as read, _open(copy, "xb") as write:
             while chunk := read.read(_CHUNK):
                 if self._stopped:
                     raise _StoppedError
@@ -297,8 +300,21 @@ def _walk(data: Path) -> Iterator[Path]:
         directories[:] = [name for name in directories if not _SKIPPED.fullmatch(name)]
         yield from (here / name for name in directories)
         yield from (here / name for name in files if not _SKIPPED.fullmatch(name))
+        if any((here / name).is_symlink() for name in directories + files):
+            expected, remedy = "a data directory without links", "Put what they lead to there."
+            raise SourceError(str(data), expected, f"there are links in {here}", remedy)
         if here == data:
             directories[:] = [name for name in directories if not _EMPTY.fullmatch(name)]
+
+
+def _open(path: Path, mode: str) -> IO[bytes]:
+    """Open a file that whoever owns the directory cannot turn into another one."""
+    return open(  # noqa: PTH123, SIM115  Path.open has no opener; the caller closes it
+        path,
+        mode,
+        buffering=0,
+        opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600),
+    )
 
 
 def _segments(first: str, last: str, size: int) -> list[str]:
@@ -355,5 +371,5 @@ else:
     _REFLINK_NAME = "FICLONE"
 
     def _reflink(source: Path, copy: Path) -> None:
-        with source.open("rb") as read, copy.open("xb") as write:
+        with _open(source, "rb") as read, _open(copy, "xb") as write:
             fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())

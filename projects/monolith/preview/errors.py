@@ -182,7 +182,8 @@ class SchemaAheadError(MonolithError):
         super().__init__(
             "Refused to migrate: expected every applied migration among the branch's files, "
             f"the database's schema is ahead of the branch by {', '.join(versions)}. "
-            "Rebase the branch onto main."
+            "Rebase the branch onto main; or, where this machine's source got them from another "
+            "branch, make it anew: monolith preview down --all --source."
         )
 
     def __reduce__(self) -> tuple[type["SchemaAheadError"], tuple[tuple[str, ...]]]:
@@ -197,7 +198,8 @@ class HistoryError(MonolithError):
         self.found = found
         super().__init__(
             f"Refused to migrate: expected {file} to be applied as it is now, "
-            f"the database says {found}. Restore the file, or reset the clone."
+            f"the database says {found}. Restore the file, or reset the clone; "
+            "where this machine's source has it: monolith preview down --all --source."
         )
 
     def __reduce__(self) -> tuple[type["HistoryError"], tuple[str, str]]:
@@ -276,3 +278,17 @@ class AppError(MonolithError):
 
     def __reduce__(self) -> tuple[type["AppError"], tuple[str, str]]:
         return type(self), (self.reason, self.log)
+
+
+class SystemSaysNoError(MonolithError):
+    """The system or the database said no where nobody expected it; nothing is left running."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"Cannot go on: expected disk and database to do as told, they say {reason}. "
+            "Free space or correct what it names, or name another place: --state-dir PATH."
+        )
+
+    def __reduce__(self) -> tuple[type["SystemSaysNoError"], tuple[str]]:
+        return type(self), (self.reason,)

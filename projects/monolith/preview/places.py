@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -53,10 +54,22 @@ class Preview:
     def facts(self) -> dict[str, Any]:
         """Return what `up` has written down; empty before it was ready."""
         try:
-            facts: dict[str, Any] = json.loads((self.home / "preview.json").read_text())
+            facts = json.loads((self.home / "preview.json").read_text())
         except (OSError, ValueError):
             return {}
-        return facts
+        return facts if isinstance(facts, dict) else {}
+
+    @property
+    def kept(self) -> bool:
+        """Whether it stays when nobody runs it."""
+        return (self.home / "kept").exists()
+
+    def keep(self, *, kept: bool) -> None:
+        """Say whether it stays when nobody runs it."""
+        if kept:
+            (self.home / "kept").touch()
+        else:
+            (self.home / "kept").unlink(missing_ok=True)
 
     def add_facts(self, facts: dict[str, Any]) -> None:
         """Write down what `ls`, `down` and the next `up` want to know."""
@@ -89,8 +102,9 @@ class Places:
 
     def previews(self) -> list[Preview]:
         """Return every preview that has left a trace."""
-        homes = (self.state_dir / "previews").glob("[1-9]*/")
-        return [self.preview(number) for number in sorted(int(home.name) for home in homes)]
+        names = [home.name for home in (self.state_dir / "previews").glob("*/")]
+        numbers = [int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name)]
+        return [self.preview(number) for number in sorted(numbers)]
 
     def source(self, binaries: Binaries) -> Engine:
         """Return the engine of the source."""
@@ -154,7 +168,7 @@ class Places:
                 if self._is_held(preview):
                     continue
                 await preview.engine(binaries).stop()
-                if not preview.facts().get("kept"):
+                if not preview.kept:
                     delete_files(preview)
                     swept.append(preview.number)
             await self._stop_unused_source(self.source(binaries))
@@ -248,13 +262,20 @@ class Places:
 
     def _open(self, path: Path) -> IO[str]:
         _make(path.parent)
-        return path.open("a+")
+        # who can open a lock can hold it, so nobody else may
+        return open(path, "a+", opener=_private)  # noqa: PTH123  Path.open has no opener
 
 
 def delete_files(preview: Preview) -> None:
     """Delete everything of a preview that does not run, or that one holds oneself."""
     shutil.rmtree(preview.home)
     preview.lock_file.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def _make(directory: Path) -> None:

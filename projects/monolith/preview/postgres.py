@@ -281,7 +281,12 @@ class Engine:
         path = self.data / "postmaster.pid"
         if path.exists() and not self.running:
             _, line, rest = path.read_text().partition("\n")
-            path.write_text(f"{os.getpid()}{line}{rest}")
+            ours = self.home / "postmaster.pid"  # written here: the data directory is not ours
+            ours.unlink(missing_ok=True)
+            with open(ours, "x", opener=_private) as file:  # noqa: PTH123  Path.open has no opener
+                file.write(f"{os.getpid()}{line}{rest}")
+            self.account.own(ours)
+            ours.replace(path)
 
     def _command(self, settings: Mapping[str, str]) -> list[str]:
         quoted = str(self.socket_dir).replace('"', '""')
@@ -292,8 +297,10 @@ class Engine:
             "unix_socket_directories": f'"{quoted}"',
             "logging_collector": "off",
         }
+        known = self.binaries.settings()  # io_method, for one, came with 18
+        chosen = {key: value for key, value in settings.items() if key in known} | fixed
         command = [self.binaries.program("postgres"), "-D", str(self.data)]
-        for key, value in {**settings, **fixed}.items():
+        for key, value in chosen.items():
             command += ["-c", f"{key}={value}"]
         return command
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -68,16 +70,15 @@ class Twin:
         for left in await self.places.sweep(self.binaries):
             self.console.say(f"cleaned up preview {left}, whose process had died", swept=left)
         async with self.places.take(number) as preview:
-            preview.add_facts({"kept": keep})
             preview.log.unlink(missing_ok=True)
             try:
-                await self._run(preview, neutralize=neutralize)
+                await self._run(preview, keep=keep, neutralize=neutralize)
             finally:
-                if not keep:
+                if not preview.kept:
                     with self.console.step(f"tear down preview {preview.number}"):
                         delete_files(preview)
 
-    async def _run(self, preview: Preview, *, neutralize: bool) -> NoReturn:
+    async def _run(self, preview: Preview, *, keep: bool, neutralize: bool) -> NoReturn:
         source = self.places.source(self.binaries)
         async with (
             self.places.use_source(source, self._make_source),
@@ -86,7 +87,8 @@ class Twin:
             environment = _environment(preview, engine)
             if neutralize:
                 await self._neutralize(preview, environment)
-            await self._serve(preview, engine, environment, f"{_seeded(source)}; {cloned}")
+            data = f"{_seeded(source)}; {cloned}"
+            await self._serve(preview, engine, environment, data, keep=keep)
 
     async def _neutralize(self, preview: Preview, environment: dict[str, str]) -> None:
         with self.console.step("neutralise the clone: park due jobs, end leases"):
@@ -95,7 +97,13 @@ class Twin:
                     raise _ended(process, preview.log)
 
     async def _serve(
-        self, preview: Preview, engine: Engine, environment: dict[str, str], data: str
+        self,
+        preview: Preview,
+        engine: Engine,
+        environment: dict[str, str],
+        data: str,
+        *,
+        keep: bool,
     ) -> NoReturn:
         port = _free_port(_FIRST_PORT + preview.number)
         async with _monolith(preview, environment | {"LISTEN_PORT": str(port)}, "serve") as app:
@@ -110,9 +118,28 @@ class Twin:
                 "attestation": attestation,
             }
             preview.add_facts(facts)
-            self.console.ready(_summary(facts), facts)
+            preview.keep(kept=keep)  # not before: a kept clone outlives an `up` that was refused
+            self.console.ready(self._summary(facts), facts)
             await asyncio.to_thread(app.wait)
             raise _ended(app, preview.log)
+
+    def _summary(self, facts: dict[str, Any]) -> dict[str, str]:
+        points = facts["attestation"]["startup_points"]
+        return {
+            "URL": facts["url"],
+            "data": facts["data"],
+            "muted": ", ".join(point["point"] for point in points if not point["runs"]),
+            "tear down": f"Ctrl-C here, or: {self._down(facts['number'])}",
+            "audit": facts["audit"],
+        }
+
+    def _down(self, number: int) -> str:
+        """Return the command that tears a preview down, as this one was called."""
+        called = Path(sys.argv[0])
+        command = "python -m preview" if called.name == "__main__.py" else str(called)
+        elsewhere = self.places != Places.default()
+        where = f" --state-dir {shlex.quote(str(self.places.state_dir))}" if elsewhere else ""
+        return f"{command} preview down {number}{where}"
 
     async def _make_source(self, engine: Engine) -> None:
         seeded = engine.home / _SEEDED
@@ -170,7 +197,7 @@ async def _monolith(
     preview.log.touch(mode=0o600)
     with preview.log.open("ab") as log:
         process = Popen(  # noqa: S603  the program is ours
-            [sys.executable, "-m", "preview", verb],
+            [sys.executable, "-P", "-m", "preview", verb],  # -P: nothing in / is a module of ours
             stdin=DEVNULL,
             stdout=log,
             stderr=STDOUT,
@@ -232,17 +259,6 @@ def _ended(app: Popen[bytes], log: Path) -> AppError:
     return AppError(reason, "\n".join(["Its log ends:", *lines[-5:]]))
 
 
-def _summary(facts: dict[str, Any]) -> dict[str, str]:
-    points = facts["attestation"]["startup_points"]
-    return {
-        "URL": facts["url"],
-        "data": facts["data"],
-        "muted": ", ".join(point["point"] for point in points if not point["runs"]),
-        "tear down": f"Ctrl-C here, or: {_command()} preview down {facts['number']}",
-        "audit": facts["audit"],
-    }
-
-
 def _age(made: Clone) -> str:
     how = "copy-on-write clone" if made.shared else "clone by full copy"
     return f"{how} ({human(made.bytes)}) taken {made.taken_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -266,13 +282,8 @@ def _head_sha() -> str | None:
         return None
     here = str(Path(__file__).parent)
     said = run([git, "-C", here, "rev-parse", "HEAD"], capture_output=True, check=False, text=True)  # noqa: S603  asks for a name
-    return said.stdout.strip() or None
-
-
-def _command() -> str:
-    """Return how this program was called, so that what is printed can be typed."""
-    called = Path(sys.argv[0])
-    return "python -m preview" if called.name == "__main__.py" else str(called)
+    found = re.fullmatch(r"([0-9a-f]{40})\n", said.stdout)
+    return found[1] if found else None
 
 
 def _now() -> str:

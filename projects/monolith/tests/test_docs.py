@@ -42,6 +42,7 @@ EXAMPLES = [
     preview_errors.TooManyPreviewsError((1, 2, 3), 3),
     preview_errors.NoPreviewError(7, ()),
     preview_errors.ForeignPreviewError(7, 1),
+    preview_errors.SystemSaysNoError("OSError: no"),
     preview_errors.AppError("it ended", "Its log ends: x."),
 ]
 

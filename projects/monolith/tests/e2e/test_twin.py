@@ -229,6 +229,28 @@ async def test_keep(twins):
     assert (await end("ls", "--state-dir", twins))[1].startswith("no previews")
 
 
+async def test_refused_up_keeps_what_was_kept(twins):
+    """
+    An `up` that is refused leaves a kept clone alone, and so does a file of facts that was damaged.
+    """
+    async with up(twins, N, "--keep") as (_, _, client):
+        assert (await client.post("/api/notes", json={"title": "kept"})).is_success
+    places = Places(twins)
+    password = places.preview(N).home / "clone/app.password"
+    right = password.read_text()
+    password.write_text("wrong")
+    code, _, err = await end("up", N, "--state-dir", twins)
+    password.write_text(right)
+    (twins / "previews/stray").mkdir()
+    listed = (await end("ls", "--state-dir", twins))[1]
+    async with up(twins, N) as (_, _, client):
+        found = (await client.get("/api/notes", params={"q": "kept"})).json()
+
+    assert (code, "Traceback" in err, listed.startswith(f"{N}  kept")) == (78, False, True)
+    assert [note["title"] for note in found] == ["kept"]
+    assert not (twins / f"previews/{N}").exists()
+
+
 async def test_app_that_ends(twins):
     """
     When the app ends by itself, `up` ends with the app's exit code, says so, and leaves nothing.
