@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SETUP := .venv/.setup
+# a .venv that was moved, or whose making was cut off, lacks this file and is made anew
+SETUP := .venv/.setup$(subst /,-,$(CURDIR))
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -13,7 +14,8 @@ setup: $(SETUP) ## make .venv with everything the project needs
 $(SETUP): requirements/dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Cannot set up: $(PYTHON) is older than 3.11. Install Python 3.11 or newer, or name one: make PYTHON=python3.12 setup" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Cannot set up: $(PYTHON) comes without venv, as Debian ships it. Install it: apt-get install python3-venv" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -e $@ || $(PYTHON) -m venv --clear .venv
+	@touch -t 197001010000 $@
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
 	$(BIN)/uv pip sync --system-certs --quiet --python $(BIN)/python --require-hashes requirements/dev.lock requirements/uv.lock
 	$(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
