@@ -1,4 +1,4 @@
-"""The only module that hands an image's migrations to Atlas; it judges them against a clone first."""
+"""The only module that hands an image's migrations to Atlas, after judging them."""
 
 import asyncio
 import shutil
@@ -29,8 +29,8 @@ async def stage(source: Path, into: Path) -> None:
             await migrations.pending(connection, source)
         finally:
             await connection.close()
-    for path in (source / migrations.SUM_FILE, *source.glob("*.sql")):
-        shutil.copyfile(path, into / path.name)
+    for name in (migrations.SUM_FILE, *(found.name for found in migrations.read(source))):
+        shutil.copyfile(source / name, into / name)
 
 
 if __name__ == "__main__":

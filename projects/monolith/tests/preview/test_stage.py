@@ -54,13 +54,13 @@ def names(directory):
 
 def drop_last(directory):
     """Make the branch older than the clone; its atlas.sum is right."""
-    sorted(directory.glob("*.sql"))[-1].unlink()
+    max(directory.glob("*.sql")).unlink()
     migrations.write(directory)
 
 
 def change_first(directory):
     """Change a file that was applied; the branch's atlas.sum is right."""
-    with sorted(directory.glob("*.sql"))[0].open("a") as file:
+    with min(directory.glob("*.sql")).open("a") as file:
         file.write("-- changed\n")
     migrations.write(directory)
 
