@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test prove preview down lock migrations-hash
+.PHONY: help setup fmt check test prove preview down lock docs migrations-hash
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -30,6 +30,9 @@ check: $(SETUP) ## lint, types, import rules, docs and migrations; changes nothi
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate --quiet projects/monolith/tests
 	$(BIN)/monolith preview migrations --check
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python tools/chart_readme.py --check
+	cd projects/monolith && ../../$(BIN)/python -m tests.chart.lifecycle --check
 
 test: $(SETUP) ## run the tests, with a real Postgres that comes as a wheel
 	$(BIN)/pytest
@@ -47,6 +50,10 @@ lock: $(SETUP) ## compile requirements/*.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/app.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header - -o requirements/uv.lock
+
+docs: $(SETUP) ## rewrite what is generated: the chart's README and the life of a preview
+	$(BIN)/python tools/chart_readme.py
+	cd projects/monolith && ../../$(BIN)/python -m tests.chart.lifecycle
 
 migrations-hash: $(SETUP) ## rewrite atlas.sum after a migration was added
 	$(BIN)/monolith preview migrations --write

@@ -17,7 +17,7 @@ Values = dict[str, Any]
 Manifest = dict[str, Any]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Helm refused to render; says why."""
 
 
@@ -32,7 +32,7 @@ def texts(values: Values) -> dict[str, str]:
     try:
         return chart().render(values, name="release", namespace="monolith")
     except helm_python.HelmError as error:
-        raise Refused(str(error)) from None
+        raise RefusedError(str(error)) from None
 
 
 def render(values: Values) -> list[Manifest]:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import yaml
 
 KUBERNETES = "1.37"
+InvalidError = (jsonschema.ValidationError, kubernetes_validate.ValidationError)
+
 _VALUE = ("x-kubernetes-preserve-unknown-fields", "x-kubernetes-int-or-string")
 
 
@@ -29,13 +31,14 @@ def validate(manifest: dict[str, Any], crds: Path) -> None:
     Raise unless the manifest is valid to the last field.
 
     Args:
+        manifest: one object.
         crds: a directory with the schemas of the custom resources.
     """
     schema = custom(crds).get((manifest["apiVersion"], manifest["kind"]))
     if schema is None:
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
     else:
-        jsonschema.validate(manifest, schema)
+        jsonschema.Draft202012Validator(schema).validate(manifest)
 
 
 def unwritten(value: Any, schema: dict[str, Any], path: str = "") -> list[str]:

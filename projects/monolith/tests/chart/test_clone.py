@@ -106,7 +106,7 @@ def test_no_commit(kind):
 
 def test_source():
     """
-    Production's database can be snapshotted online, keeps no snapshot, and outlives its Application.
+    Production's database can be snapshotted online, keeps no snapshot, outlives its Application.
     """
     cluster = only(render(production()), "Cluster")
 
