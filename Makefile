@@ -27,12 +27,12 @@ check: $(SETUP) ## lint, types, import rules, docs and migrations; changes nothi
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
-	$(BIN)/interrogate --quiet projects/monolith/tests
-	$(BIN)/monolith preview migrations --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python tools/chart_readme.py --check
 	cd projects/monolith && ../../$(BIN)/python -m tests.chart.lifecycle --check
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/interrogate --quiet projects/monolith/tests
+	$(BIN)/monolith preview migrations --check
 
 test: $(SETUP) ## run the tests, with a real Postgres that comes as a wheel
 	$(BIN)/pytest
@@ -46,14 +46,14 @@ preview: $(SETUP) ## run a muted preview of this branch on a clone of the data
 down: $(SETUP) ## tear down every local preview
 	@$(BIN)/monolith preview down --all
 
+docs: $(SETUP) ## rewrite what is generated: the chart's README and the life of a preview
+	$(BIN)/python tools/chart_readme.py
+	cd projects/monolith && ../../$(BIN)/python -m tests.chart.lifecycle
+
 lock: $(SETUP) ## compile requirements/*.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/app.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header - -o requirements/uv.lock
-
-docs: $(SETUP) ## rewrite what is generated: the chart's README and the life of a preview
-	$(BIN)/python tools/chart_readme.py
-	cd projects/monolith && ../../$(BIN)/python -m tests.chart.lifecycle
 
 migrations-hash: $(SETUP) ## rewrite atlas.sum after a migration was added
 	$(BIN)/monolith preview migrations --write
