@@ -1,6 +1,6 @@
 import pytest
 
-from tests.chart.lifecycle import LIFE, PAGE, life, page
+from tests.chart.lifecycle import LIFE, PAGE, WAVE, life, page, state
 
 BACKUP = {"preview": {"snapshotMethod": "backup", "snapshotGeneration": "1"}}
 NAMED = {"preview": {"snapshotName": "of-last-night"}}
@@ -50,6 +50,17 @@ def test_waves(wish):
         -1: {"Cluster"},
         0: {"Deployment", "HTTPRoute", "Service"},
     }
+
+
+@every_way
+def test_no_hook(wish):
+    """
+    Nothing of a preview is a hook, which Argo CD would make anew at every sync.
+    """
+    found = [manifest["metadata"].get("annotations", {}) for manifest in state("1", wish).values()]
+
+    assert {WAVE} <= set().union(*found)
+    assert {name for name in set().union(*found) if "hook" in name} == set()
 
 
 def test_page():

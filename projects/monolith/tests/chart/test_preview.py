@@ -1,16 +1,18 @@
 from hypothesis import given
 
 from tests.chart.rendering import (
+    RefusedError,
     containers,
     kinds,
     only,
+    over,
     pod,
     preview,
     production,
     render,
     secrets,
 )
-from tests.chart.strategies import previews
+from tests.chart.strategies import previews, productions
 
 SHA = "2" * 40
 OBJECTS = ["Cluster", "Deployment", "HTTPRoute", "NetworkPolicy", "NetworkPolicy", "Service"]
@@ -39,6 +41,25 @@ def test_secrets(values):
     own = f"monolith-pg-pr-{values['preview']['id']}"
 
     assert secrets(render(values)) == {f"{own}-app", f"{own}-ca"}
+
+
+@given(previews(), productions())
+def test_secrets_over_production(values, below):
+    """
+    Even laid over production's values a preview names no other secret, or is refused.
+    """
+    own = f"monolith-pg-pr-{values['preview']['id']}"
+    contradicts = (
+        not below["prEnv"]
+        or below["cluster"]["enabled"]
+        or values.get("image", below["image"]) != {"tag": f"sha-{values['preview']['headSha']}"}
+    )
+    try:
+        found = secrets(render(over(values, below)))
+    except RefusedError:
+        found = None
+
+    assert found == (None if contradicts else {f"{own}-app", f"{own}-ca"})
 
 
 def test_secrets_of_production():
