@@ -74,7 +74,7 @@
 {{- if not .Values.image.tag }}
 {{- fail "Refused to render production: expected image.tag to name a commit's image, the values say \"\". Set image.tag to sha- and the commit's 40 hexadecimal digits." }}
 {{- end }}
-{{- if and .Values.prEnv .Values.secrets }}
-{{- fail (printf "Refused to render a muted release: expected no secrets while prEnv is true, the values name %s. Set prEnv to false for production, or take secrets out." (keys .Values.secrets | sortAlpha | join ", ")) }}
+{{- if .Values.prEnv }}
+{{- fail "Refused to render production: expected prEnv to be false, the values say true. Set prEnv to false for production, or preview.enabled to true for a preview." }}
 {{- end }}
 {{- end }}

@@ -87,13 +87,9 @@ def previews(draw):
 @st.composite
 def productions(draw):
     """Values of any release that is no preview and may be rendered."""
-    muted = draw(st.booleans())
-    values = {"prEnv": muted, "image": {"tag": f"sha-{draw(shas)}"}}
+    values = {"prEnv": False, "image": {"tag": f"sha-{draw(shas)}"}}
     secret = st.fixed_dictionaries({"name": names, "key": names})
     variables = ("DISCORD_BOT_TOKEN", "GITHUB_TOKEN", "VAULT_GIT_REMOTE")
-    if not muted:
-        values["secrets"] = draw(
-            st.fixed_dictionaries({}, optional=dict.fromkeys(variables, secret))
-        )
+    values["secrets"] = draw(st.fixed_dictionaries({}, optional=dict.fromkeys(variables, secret)))
     values["cluster"] = {"enabled": draw(st.booleans()), "storageClass": draw(names)}
     return over(values, draw(_common))

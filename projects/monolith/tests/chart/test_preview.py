@@ -1,4 +1,5 @@
 from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.chart.rendering import (
     RefusedError,
@@ -43,23 +44,22 @@ def test_secrets(values):
     assert secrets(render(values)) == {f"{own}-app", f"{own}-ca"}
 
 
-@given(previews(), productions())
-def test_secrets_over_production(values, below):
+@given(previews(), productions(), st.booleans(), st.booleans())
+def test_secrets_over_production(values, below, mutes, leaves):
     """
-    Even laid over production's values a preview names no other secret, or is refused.
+    Laid over production's values a preview names no other secret, or is refused.
     """
-    own = f"monolith-pg-pr-{values['preview']['id']}"
-    contradicts = (
-        not below["prEnv"]
-        or below["cluster"]["enabled"]
-        or values.get("image", below["image"]) != {"tag": f"sha-{values['preview']['headSha']}"}
-    )
+    number, sha = values["preview"]["id"], values["preview"]["headSha"]
+    repairs = {"prEnv": True, "image": {"tag": f"sha-{sha}"}} if mutes else {}
+    if leaves:
+        below = {key: value for key, value in below.items() if key not in {"secrets", "cluster"}}
     try:
-        found = secrets(render(over(values, below)))
+        found = secrets(render(over(over(repairs, values), below)))
     except RefusedError:
         found = None
+    whole = mutes and not below.get("secrets") and not below.get("cluster", {}).get("enabled")
 
-    assert found == (None if contradicts else {f"{own}-app", f"{own}-ca"})
+    assert found == ({f"monolith-pg-pr-{number}-{end}" for end in ("app", "ca")} if whole else None)
 
 
 def test_secrets_of_production():

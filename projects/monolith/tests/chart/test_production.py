@@ -1,7 +1,9 @@
+import pytest
 from hypothesis import given
 
 from tests.chart.rendering import (
     CHART,
+    RefusedError,
     containers,
     kinds,
     over,
@@ -57,12 +59,15 @@ def test_credentials(values):
 
 def test_defaults():
     """
-    Who says nothing gets a muted app: no credentials, no database of its own, no route.
+    Who says nothing gets nothing, and a release that is only muted is no release.
     """
-    manifests = render({"image": {"tag": f"sha-{SHA}"}})
+    defaults = read(CHART / "values.yaml")
 
-    assert kinds(manifests) == ["Deployment", "Service"]
-    assert {c["env"][0]["value"] for c in containers(manifests)} == {"true"}
+    assert (defaults["prEnv"], defaults["secrets"]) == (True, {})
+    assert (defaults["cluster"]["enabled"], defaults["preview"]["enabled"]) == (False, False)
+    for values in ({}, {"image": {"tag": f"sha-{SHA}"}}):
+        with pytest.raises(RefusedError, match=r"Refused to render production"):
+            render(values)
 
 
 def test_common_values():

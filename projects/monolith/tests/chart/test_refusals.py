@@ -15,7 +15,7 @@ from tests.chart.rendering import (
 SHA = "2" * 40
 EGRESS = {"host": "example.org", "port": 443, "cidrs": ["104.19.0.0/16"]}
 FORMULA = (
-    r"Refused to render (a preview|production|a muted release): "
+    r"Refused to render (a preview|production): "
     r"expected [^\n]*, the values (say|name) [^\n]*\. [A-Z][^\n]*\.$"
 )
 
@@ -132,14 +132,22 @@ def test_production_values():
     assert len(render(production())) > 0
 
 
-def test_muted_with_credentials():
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"prEnv": True}, r"expected prEnv to be false, .* Set prEnv to false"),
+        ({"image": {"tag": ""}}, r"expected image\.tag .* Set image\.tag"),
+    ],
+    ids=["muted", "no-image"],
+)
+def test_half_production(values, message):
     """
-    A muted release is not handed credentials, and one without an image is not rendered.
+    A release that is neither a preview nor wholly production is refused.
     """
-    with pytest.raises(RefusedError, match=r"expected no secrets while prEnv is true"):
-        render(over({"prEnv": True}, production()))
-    with pytest.raises(RefusedError, match=r"expected image\.tag .* Set image\.tag"):
-        render(over({"image": {"tag": ""}}, production()))
+    with pytest.raises(RefusedError, match=message) as refused:
+        render(over(values, production()))
+
+    assert refused.match(FORMULA)
 
 
 def test_over_production():
