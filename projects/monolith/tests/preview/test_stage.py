@@ -1,4 +1,6 @@
+import sys
 from pathlib import Path
+from subprocess import run
 
 import asyncpg
 import pytest
@@ -117,3 +119,21 @@ async def test_sum_refused(production, branch, volume):
         await stage(branch, volume)
 
     assert names(volume) == []
+
+
+@pytest.mark.parametrize(
+    ("pr_env", "code", "said"),
+    [("false", 0, ""), ("perhaps", 78, "monolith: Refused to read the settings: ")],
+    ids=["production", "misspelt"],
+)
+def test_command(branch, volume, pr_env, code, said):
+    """
+    What the chart runs copies everything and is silent, or says why it refused and exits 78.
+    """
+    environ = {"PR_ENV": pr_env, "DATABASE_URL": "postgresql://app:x@monolith-pg-rw/monolith"}
+    command = [sys.executable, "-m", "preview.stage", branch, volume]
+    found = run(command, env=environ, capture_output=True, text=True, check=False)
+
+    assert (found.returncode, found.stderr[: len(said)]) == (code, said)
+    assert found.stderr.count("\n") == bool(said)
+    assert names(volume) == ([] if code else names(branch))
