@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test prove preview down lock migrations-hash
+.PHONY: help setup fmt check test prove preview down lock docs migrations-hash
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,6 +29,9 @@ check: $(SETUP) ## lint, types, import rules, docs and migrations; changes nothi
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python tools/chart_readme.py --check
+	cd projects/monolith && ../../$(BIN)/python -m tests.chart.lifecycle --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate --quiet projects/monolith/tests
 	$(BIN)/monolith preview migrations
@@ -44,6 +47,10 @@ preview: $(SETUP) ## run a muted preview of this branch on a clone of the data
 
 down: $(SETUP) ## tear down every local preview
 	@$(BIN)/monolith preview down --all
+
+docs: $(SETUP) ## rewrite what is generated: the chart's README and the life of a preview
+	$(BIN)/python tools/chart_readme.py
+	cd projects/monolith && ../../$(BIN)/python -m tests.chart.lifecycle
 
 lock: $(SETUP) ## compile requirements/*.lock anew
 	$(BIN)/uv pip compile --system-certs --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/app.lock

@@ -16,6 +16,7 @@ SUM_FILE = "atlas.sum"
 _DIRECTIVE = re.compile(
     rb"^[ \t]*--[ \t]*atlas:(txmode[ \t]+none|sum|checkpoint|delimiter|txtar)\b", re.MULTILINE
 )
+_TABLE = "atlas_schema_revisions.atlas_schema_revisions"
 _CREATE_TABLE = """
 CREATE SCHEMA IF NOT EXISTS atlas_schema_revisions;
 CREATE TABLE IF NOT EXISTS atlas_schema_revisions.atlas_schema_revisions (
@@ -140,13 +141,23 @@ async def apply(connection: asyncpg.Connection, directory: Path) -> tuple[str, .
         MigrationError: a file is older than the last one applied, or it failed;
             nothing of a file that failed stays.
     """
-    verify(directory)
-    migrations = read(directory)
+    found = await pending(connection, directory)
     await connection.execute(_CREATE_TABLE)
-    pending = _pending(migrations, await connection.fetch(_READ))
-    for migration in pending:
+    for migration in found:
         await _apply(connection, migration)
-    return tuple(migration.name for migration in pending)
+    return tuple(migration.name for migration in found)
+
+
+async def pending(connection: asyncpg.Connection, directory: Path) -> tuple[Migration, ...]:
+    """
+    Return what `apply` would apply; change nothing.
+
+    Raises:
+        SumError, SchemaAheadError, HistoryError, MigrationError: as `apply`.
+    """
+    verify(directory)
+    known = await connection.fetchval("SELECT to_regclass($1)", _TABLE)
+    return _pending(read(directory), await connection.fetch(_READ) if known else [])
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
