@@ -1,5 +1,7 @@
+import copy
 import json
 import re
+from typing import Any
 
 import pytest
 import yaml
@@ -7,7 +9,9 @@ from helm_python import Chart
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.deploy.admission import refusals
 from tests.deploy.manifests import CHART, manifest
+from tests.deploy.objects import tracked
 
 APPLICATIONSET = manifest("applicationset-preview.yaml")["spec"]
 PROJECT = manifest("appproject.yaml")
@@ -117,30 +121,65 @@ def test_production_stays():
 
 
 @pytest.mark.skipif(not (CHART / "Chart.yaml").exists(), reason="the chart is not here yet")
-def test_values_known(render):
-    """
-    The chart takes the values that the ApplicationSet hands over, and the files that it names.
-    """
-    helm = render(7, SHA)["spec"]["source"]["helm"]
-    files = [yaml.safe_load((CHART / name).read_text()) for name in helm["valueFiles"]]
-    with Chart.load(CHART) as chart:
-        for values in [*files, helm["valuesObject"]]:
-            known = chart.values
-            unknown = [key for key in _paths(values) if not _has(known, key)]
+class TestChart:
+    """What the ApplicationSet hands over and what the chart makes of it fit together."""
 
-            assert unknown == []
+    @pytest.fixture
+    def deployed(self, render):
+        """Give what Argo CD would apply for PR 7, with its annotation."""
+        helm = render(7, SHA)["spec"]["source"]["helm"]
+        values: dict[str, Any] = {}
+        for file in helm["valueFiles"]:
+            merge(values, yaml.safe_load((CHART / file).read_text()))
+        merge(values, helm["valuesObject"])
+        with Chart.load(CHART) as chart:
+            rendered = chart.render(values, name=helm["releaseName"], namespace="monolith")
+        return [
+            tracked(found, "monolith-pr-7")
+            for path, text in rendered.items()
+            if path.endswith(".yaml")
+            for found in yaml.safe_load_all(text)
+            if found
+        ]
+
+    def test_values_known(self, render):
+        """
+        Every value that the ApplicationSet hands over is one that the chart declares.
+        """
+        with Chart.load(CHART) as chart:
+            handed = render(7, SHA)["spec"]["source"]["helm"]["valuesObject"]
+
+            assert set(handed) <= set(chart.values)
+            assert set(handed["image"]) <= set(chart.values["image"])
+            assert set(handed["preview"]) <= set(chart.values["preview"])
+
+    def test_admitted(self, deployed):
+        """
+        The AppProject permits and the policies admit all that a preview is made of.
+        """
+        permitted = {
+            (kind["group"], kind["kind"]) for kind in PROJECT["spec"]["namespaceResourceWhitelist"]
+        }
+        made = {(found["apiVersion"].rpartition("/")[0], found["kind"]) for found in deployed}
+
+        assert made <= permitted
+        assert {found["metadata"]["name"]: refusals(found) for found in deployed} == {
+            found["metadata"]["name"]: [] for found in deployed
+        }
+
+    def test_other_application(self, deployed):
+        """
+        The same objects from another Application would be refused, each of them.
+        """
+        others = [tracked(copy.deepcopy(found), "monolith-pr-8") for found in deployed]
+
+        assert all(refusals(found) for found in others)
 
 
-def _paths(values, *above):
+def merge(into, values):
+    """Lay values over others, as Helm does."""
     for key, value in values.items():
-        yield (*above, key)
         if isinstance(value, dict):
-            yield from _paths(value, *above, key)
-
-
-def _has(values, path):
-    for key in path:
-        if not isinstance(values, dict) or key not in values:
-            return isinstance(values, dict) and not values
-        values = values[key]
-    return True
+            merge(into.setdefault(key, {}), value)
+        else:
+            into[key] = value
