@@ -134,17 +134,17 @@ def security_policy() -> Object:
     return {
         "apiVersion": "gateway.envoyproxy.io/v1alpha1",
         "kind": "SecurityPolicy",
-        "metadata": {"name": "monolith-cf-access"},
+        "metadata": {"name": "monolith-cf-access", "labels": {PART_OF: "monolith"}},
         "spec": {"targetRefs": [{"kind": "HTTPRoute", "name": "monolith"}]},
     }
 
 
 def untraced(found: Object) -> Object:
-    """Take away every trace of a preview, as an object of production has none."""
-    found["metadata"] = {"name": "monolith"}
+    """Turn an object of a preview into one of production, with production's labels."""
+    found["metadata"] = {"name": "monolith", "labels": {PART_OF: "monolith"}}
     if "template" in found["spec"]:
-        found["spec"]["template"]["metadata"] = {}
-    return found
+        found["spec"]["template"]["metadata"] = {"labels": {PART_OF: "monolith"}}
+    return tracked(found, "monolith")
 
 
 def spec_of(found: Object) -> Object:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.deploy.admission import POLICIES, refusals
+from tests.deploy.admission import POLICIES, judge, refusals
 from tests.deploy.manifests import DEPLOY, documents, manifest
 from tests.deploy.objects import (
     PART_OF,
@@ -43,6 +43,23 @@ IN_VOLUMES: dict[str, Callable[[str], dict[str, Any]]] = {
     },
 }
 CONTAINERS = ["containers", "initContainers", "ephemeralContainers"]
+
+EVERYWHERE = ["label", "part-of", "name", "annotation"]
+TRACES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "label": lambda found: found["metadata"]["labels"].update({PR: "7"}),
+    "part-of": lambda found: found["metadata"]["labels"].update({PART_OF: "monolith-preview"}),
+    "name": lambda found: found["metadata"].update(name="monolith-pr-7"),
+    "clone": lambda found: found["metadata"].update(name="monolith-pg-pr-7"),
+    "generated": lambda found: found["metadata"].update(generateName="monolith-pr-7-5d9f-"),
+    "annotation": lambda found: tracked(found, "monolith-pr-7"),
+    "template": lambda found: labels_of_template(found).update({PR: "7"}),
+    "part": lambda found: labels_of_template(found).update({PART_OF: "monolith-preview"}),
+}
+
+
+def labels_of_template(found):
+    """Return the labels that a Deployment gives its pods."""
+    return found["spec"]["template"]["metadata"]["labels"]
 
 
 def refused(found):
@@ -109,27 +126,28 @@ class TestTraces:
 
         assert refusals(found)
 
-    @pytest.mark.parametrize("trace", ["label", "part-of", "name", "annotation", "template"])
-    def test_any_trace(self, trace):
+    @pytest.mark.parametrize(
+        ("policy", "make", "trace"),
+        [
+            *(("preview-pods", deployment, trace) for trace in [*EVERYWHERE, "template", "part"]),
+            *(("preview-pods", pod, trace) for trace in [*EVERYWHERE, "generated"]),
+            *(("preview-clones", cluster, trace) for trace in [*EVERYWHERE, "clone"]),
+            *(("preview-routes", route, trace) for trace in EVERYWHERE),
+            *(("preview-gateway-policies", security_policy, trace) for trace in EVERYWHERE),
+        ],
+    )
+    def test_any_trace(self, policy, make, trace):
         """
-        One trace of a preview is enough to hold a Deployment to the rules.
+        One trace of a preview is enough for each policy to hold production's object to its rules.
         """
-        found = untraced(deployment())
-        assert refusals(found) == []
-        metadata = found["metadata"]
-        match trace:
-            case "label":
-                metadata["labels"] = {PR: "7"}
-            case "part-of":
-                metadata["labels"] = {PART_OF: "monolith-preview"}
-            case "name":
-                metadata["name"] = "monolith-pr-7"
-            case "annotation":
-                tracked(found, "monolith-pr-7")
-            case "template":
-                found["spec"]["template"]["metadata"]["labels"] = {PR: "7"}
+        found = untraced(make())
+        if make is route:
+            found["spec"] = {"hostnames": ["private.jomcgi.dev"]}
+        (judging,) = [each for each in POLICIES if each["metadata"]["name"] == policy]
+        assert judge(judging, found) == []
 
-        assert refusals(found)
+        TRACES[trace](found)
+        assert judge(judging, found)
 
     @pytest.mark.parametrize("make", [deployment, cluster, snapshot, route])
     def test_other_number(self, make):
