@@ -34,6 +34,9 @@ IN_ENVIRONMENT: dict[str, Callable[[str], dict[str, Any]]] = {
         "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": name, "key": "k"}}}]
     },
     "envFrom": lambda name: {"envFrom": [{"secretRef": {"name": name}}]},
+    "envFrom-beside": lambda name: {
+        "envFrom": [{"configMapRef": {"name": "c"}}, {"secretRef": {"name": name}}]
+    },
 }
 IN_VOLUMES: dict[str, Callable[[str], dict[str, Any]]] = {
     "volume": lambda name: {"secret": {"secretName": name}},
@@ -78,6 +81,27 @@ class TestAdmitted:
         Everything that a preview is made of is admitted, for every number.
         """
         assert refusals(make(number)) == []
+
+    @pytest.mark.parametrize("name", ["monolith-pr-7-settings", "monolith-pg-pr-7-2"])
+    def test_longer_name(self, name):
+        """
+        A preview may have more objects of its kinds, under names that begin with its own.
+        """
+        found = snapshot()
+        found["metadata"]["name"] = name
+
+        assert refusals(found) == []
+
+    @pytest.mark.parametrize("make", MAKERS)
+    @pytest.mark.parametrize("kind", ["configMap", "downwardAPI", "emptyDir"])
+    def test_volumes(self, make, kind):
+        """
+        A preview may mount what holds no secret.
+        """
+        found = make()
+        spec_of(found)["volumes"].append({"name": "x", kind: {}})
+
+        assert refusals(found) == []
 
     @pytest.mark.parametrize("make", [*MAKERS, cluster, snapshot, route])
     def test_production(self, make):
@@ -126,6 +150,16 @@ class TestTraces:
 
         assert refusals(found)
 
+    @pytest.mark.parametrize("metadata", [{}, {"labels": {}}, {"annotations": {}}])
+    def test_template_without_labels(self, metadata):
+        """
+        A Deployment whose pods would carry no trace is refused for just that.
+        """
+        found = deployment()
+        found["spec"]["template"]["metadata"] = metadata
+
+        assert any("expected the labels" in said for said in refusals(found))
+
     @pytest.mark.parametrize(
         ("policy", "make", "trace"),
         [
@@ -155,6 +189,7 @@ class TestTraces:
         The Application of one preview cannot write to another's objects, nor to production's.
         """
         assert refusals(tracked(make(7), "monolith-pr-8"))
+        assert refusals(tracked(make(7), "monolith-pr-71"))
         found = tracked(make(7), "monolith-pr-7")
         found["metadata"]["name"] = "monolith-pg"
         assert refusals(found)
@@ -257,7 +292,10 @@ class TestPods:
         spec_of(found)["ephemeralContainers"] = [{"name": "debug"}]
         assert refusals(found) == []
 
-        spec_of(found)["ephemeralContainers"][0]["env"] = [{"name": "PR_ENV", "value": "false"}]
+        spec_of(found)["ephemeralContainers"][0]["env"] = [
+            {"name": "TERM", "value": "xterm"},
+            {"name": "PR_ENV", "value": "false"},
+        ]
         assert "expected PR_ENV=true" in refused(found)
 
     @pytest.mark.parametrize("where", CONTAINERS)
@@ -487,6 +525,7 @@ class TestRoutes:
             {"backendRefs": [{"name": "monolith-pr-7", "group": "gateway.envoyproxy.io"}]},
             {"backendRefs": [{"name": "monolith-pr-7", "filters": [{"type": "RequestMirror"}]}]},
             {"filters": [{"type": "RequestMirror"}]},
+            {"filters": [{"type": "RequestHeaderModifier"}, {"type": "RequestMirror"}]},
             {"filters": [{"type": "RequestRedirect"}]},
             {"filters": [{"type": "ExtensionRef"}]},
         ],
@@ -519,9 +558,11 @@ class TestRoutes:
         "spec",
         [
             {"hostnames": ["7.pr.jomcgi.dev"], "parentRefs": [{"name": "cloudflare-ingress"}]},
+            {"hostnames": ["private.jomcgi.dev", "7.pr.jomcgi.dev"]},
             {"parentRefs": [{"name": "previews", "namespace": "envoy-gateway-system"}]},
+            {"parentRefs": [{"name": "x"}, {"name": "previews"}]},
         ],
-        ids=["hostname", "gateway"],
+        ids=["hostname", "second-hostname", "gateway", "second-gateway"],
     )
     def test_untraced(self, spec):
         """
