@@ -162,6 +162,20 @@ def logs(number: int, *, state_dir: Path | None) -> None:
 
 
 @preview.command()
+@click.option("--delete", is_flag=True, help="Tear down what is found; without it, only list it.")
+@_as_json
+def sweep(*, delete: bool, as_json: bool) -> None:
+    """
+    List what closed pull requests left in the cluster that kubectl talks to.
+
+    Exits 0 when nothing is left, or all of it was asked to go; 1 when something is left; 78 when
+    the cluster does not show enough to tell.
+    """
+    with _refusals():
+        sys.exit(_sweep(delete=delete, as_json=as_json))
+
+
+@preview.command()
 @click.option("--write", is_flag=True, help="Rewrite atlas.sum.")
 def migrations(*, write: bool) -> None:
     """Check that atlas.sum describes the migrations."""
@@ -182,6 +196,18 @@ def _leave(code: int) -> NoReturn:
     except (OSError, AttributeError):
         os._exit(code)
     sys.exit(code)
+
+
+def _sweep(*, delete: bool, as_json: bool) -> int:
+    from preview.errors import ClusterExtraError  # noqa: PLC0415
+
+    try:
+        from preview.console import Console  # noqa: PLC0415
+        from preview.sweep import Sweep  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ClusterExtraError(error.name or "") from error
+    console = Console(as_json=as_json)
+    return Sweep.of_current_context(console).run(delete=delete)
 
 
 def _open(state_dir: Path | None, pg_bin: Path | None = None) -> "tuple[Places, Binaries]":

@@ -292,3 +292,30 @@ class SystemSaysNoError(MonolithError):
 
     def __reduce__(self) -> tuple[type["SystemSaysNoError"], tuple[str]]:
         return type(self), (self.reason,)
+
+
+class ClusterExtraError(MonolithError):
+    """The part of the operator's side that talks to a cluster is not installed."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        super().__init__(
+            f"Cannot talk to a cluster: expected the Python module {module!r}, "
+            "it is not installed. Install it: pip install 'monolith[cluster]'."
+        )
+
+    def __reduce__(self) -> tuple[type["ClusterExtraError"], tuple[str]]:
+        return type(self), (self.module,)
+
+
+class SweepError(MonolithError):
+    """The cluster does not show enough to call anything left behind."""
+
+    def __init__(self, expected: str, found: str, remedy: str) -> None:
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        super().__init__(f"Refused to sweep: expected {expected}, {found}. {remedy}")
+
+    def __reduce__(self) -> tuple[type["SweepError"], tuple[str, str, str]]:
+        return type(self), (self.expected, self.found, self.remedy)

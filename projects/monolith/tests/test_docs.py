@@ -14,7 +14,7 @@ from shared.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 HERE = Path("PATH")
-SECTIONS = ("The monolith", "Previews on one machine")
+SECTIONS = ("The monolith", "Previews on one machine", "The cluster")
 EXAMPLES = [
     errors.SettingsError(["PR_ENV is wrong."]),
     errors.TargetError("has another form", "Take it from the secret."),
@@ -42,6 +42,8 @@ EXAMPLES = [
     preview_errors.TooManyPreviewsError((1, 2, 3), 3),
     preview_errors.NoPreviewError(7, ()),
     preview_errors.ForeignPreviewError(7, 1),
+    preview_errors.ClusterExtraError("kubernetes"),
+    preview_errors.SweepError("production's Application", "it is not there", "Grant it."),
     preview_errors.SystemSaysNoError("OSError: no"),
     preview_errors.AppError("it ended", "Its log ends: x."),
 ]
