@@ -25,7 +25,7 @@ fmt: $(SETUP) ## format and fix what tools can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(SETUP) ## lint, types, import rules, docs and migrations; changes nothing
+check: $(SETUP) ## lint, types, import rules, dead values, docs, migrations; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -35,6 +35,7 @@ check: $(SETUP) ## lint, types, import rules, docs and migrations; changes nothi
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate --quiet projects/monolith/tests
 	$(BIN)/monolith preview migrations
+	$(BIN)/pytest --quiet projects/monolith/tests/test_architecture.py projects/monolith/tests/test_docs.py projects/monolith/tests/chart/test_values.py
 
 test: $(SETUP) ## run the tests, with a real Postgres that comes as a wheel
 	$(BIN)/pytest --numprocesses auto

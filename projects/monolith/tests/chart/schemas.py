@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate  # type: ignore[import-untyped]
+import kubernetes_validate
 import yaml
 
 KUBERNETES = "1.37"
