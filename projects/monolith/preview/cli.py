@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import asyncpg
 import click
 
-from preview.errors import SystemSaysNoError
+from preview.errors import MissingModuleError, SystemSaysNoError
 from shared.errors import MonolithError
 
 if TYPE_CHECKING:  # `monolith serve` imports none of these
@@ -87,9 +87,9 @@ def up(  # noqa: PLR0913  one an option
     as_json: bool,
 ) -> None:
     """Run preview N, or one with the lowest free number, until Ctrl-C; then tear it down."""
-    from preview.console import Console  # noqa: PLC0415  `monolith serve` needs none of these
-    from preview.twin import Twin  # noqa: PLC0415
-
+    with _refusals():
+        from preview.console import Console  # noqa: PLC0415  `monolith serve` needs none of these
+        from preview.twin import Twin  # noqa: PLC0415
     places, binaries = _open(state_dir, pg_bin)
     twin = Twin(places, binaries, Console(as_json=as_json))
     _run(twin.up(number, keep=keep, neutralize=not no_neutralize))
@@ -199,22 +199,18 @@ def _leave(code: int) -> NoReturn:
 
 
 def _sweep(*, delete: bool, as_json: bool) -> int:
-    from preview.errors import ClusterExtraError  # noqa: PLC0415
+    from preview.console import Console  # noqa: PLC0415
+    from preview.sweep import Sweep  # noqa: PLC0415
 
-    try:
-        from preview.console import Console  # noqa: PLC0415
-        from preview.sweep import Sweep  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise ClusterExtraError(error.name or "") from error
     console = Console(as_json=as_json)
     return Sweep.of_current_context(console).run(delete=delete)
 
 
 def _open(state_dir: Path | None, pg_bin: Path | None = None) -> "tuple[Places, Binaries]":
-    from preview.binaries import Binaries  # noqa: PLC0415
-    from preview.places import Places  # noqa: PLC0415
-
     with _refusals():
+        from preview.binaries import Binaries  # noqa: PLC0415
+        from preview.places import Places  # noqa: PLC0415
+
         places = Places(state_dir.absolute()) if state_dir else Places.default()
         return places, Binaries.locate(places.state_dir, pg_bin)
 
@@ -252,6 +248,8 @@ def _refusals() -> Iterator[None]:
         yield
     except MonolithError as error:
         _refuse(error)
+    except ModuleNotFoundError as error:
+        _refuse(MissingModuleError(error.name or str(error)))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         _refuse(SystemSaysNoError(f"{type(error).__name__}: {error}"))
 

@@ -294,17 +294,17 @@ class SystemSaysNoError(MonolithError):
         return type(self), (self.reason,)
 
 
-class ClusterExtraError(MonolithError):
-    """The part of the operator's side that talks to a cluster is not installed."""
+class MissingModuleError(MonolithError):
+    """A part of the operator's side was not installed."""
 
     def __init__(self, module: str) -> None:
         self.module = module
         super().__init__(
-            f"Cannot talk to a cluster: expected the Python module {module!r}, "
-            "it is not installed. Install it: pip install 'monolith[cluster]'."
+            f"Cannot run this command: expected the Python module {module!r}, it is not installed. "
+            "Install what previews need, 'monolith[twin]', or for a cluster 'monolith[cluster]'."
         )
 
-    def __reduce__(self) -> tuple[type["ClusterExtraError"], tuple[str]]:
+    def __reduce__(self) -> tuple[type["MissingModuleError"], tuple[str]]:
         return type(self), (self.module,)
 
 

@@ -42,7 +42,7 @@ EXAMPLES = [
     preview_errors.TooManyPreviewsError((1, 2, 3), 3),
     preview_errors.NoPreviewError(7, ()),
     preview_errors.ForeignPreviewError(7, 1),
-    preview_errors.ClusterExtraError("kubernetes"),
+    preview_errors.MissingModuleError("kubernetes"),
     preview_errors.SweepError("production's Application", "it is not there", "Grant it."),
     preview_errors.SystemSaysNoError("OSError: no"),
     preview_errors.AppError("it ended", "Its log ends: x."),

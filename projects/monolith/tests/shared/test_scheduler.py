@@ -377,8 +377,11 @@ async def test_database_trouble(pool):
     await pool.execute("ALTER TABLE scheduler.jobs RENAME TO away")
     async with running(scheduler):
         await asyncio.sleep(0.3)
+        before = await pool.fetchval("SELECT count(*) FROM ran")
         await pool.execute("ALTER TABLE scheduler.away RENAME TO jobs")
         await until(pool, "SELECT count(*) FROM ran", 1)
+
+    assert before == 0
 
 
 async def test_two_processes(pool, worker):
