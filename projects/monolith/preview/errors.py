@@ -301,7 +301,7 @@ class MissingModuleError(MonolithError):
         self.module = module
         super().__init__(
             f"Cannot run this command: expected the Python module {module!r}, it is not installed. "
-            "Install what previews need, 'monolith[twin]', or for a cluster 'monolith[cluster]'."
+            "Run it in a checkout, where make setup installs everything."
         )
 
     def __reduce__(self) -> tuple[type["MissingModuleError"], tuple[str]]:

@@ -319,7 +319,8 @@ def test_extra_missing(monkeypatch):
     result = CliRunner().invoke(main, ["preview", "sweep"])
 
     assert result.exit_code == 78
-    assert "'monolith[cluster]'" in result.output
+    assert "'kubernetes'" in result.output
+    assert "make setup" in result.output
 
 
 @given(st.text("monolithpgr-0123456789.\n\u0667 X", max_size=40), st.integers(1, 999_999_999))
