@@ -68,6 +68,19 @@ async def test_lock_ends_with_its_process(places):
     assert [preview.number for preview in places.previews()] == [7]
 
 
+async def test_locks_are_private(places):
+    """
+    Nobody else can open a lock, for who can open it can hold it, and stop every command.
+    """
+    (places.state_dir / "previews").mkdir(parents=True)
+    (places.state_dir / "lock").touch(mode=0o644)
+    async with places.take(7) as preview:
+        await places.running()
+        locks = [preview.lock_file, places.state_dir / "lock"]
+
+        assert [path.stat().st_mode & 0o777 for path in locks] == [0o600, 0o600]
+
+
 async def test_facts_survive_damage(places):
     """
     A file of facts that was cut off counts as none; the preview can still be listed and deleted.
