@@ -180,12 +180,11 @@ def sweep(*, delete: bool, as_json: bool) -> None:
 def migrations(*, write: bool) -> None:
     """Check that atlas.sum describes the migrations."""
     from preview import migrations as files  # noqa: PLC0415
-    from preview.twin import MIGRATIONS  # noqa: PLC0415
 
     with _refusals():
         if write:
-            click.echo(f"wrote {files.write(MIGRATIONS)}")
-        files.verify(MIGRATIONS)
+            click.echo(f"wrote {files.write(files.DIRECTORY)}")
+        files.verify(files.DIRECTORY)
 
 
 def _leave(code: int) -> NoReturn:

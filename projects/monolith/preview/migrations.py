@@ -11,6 +11,9 @@ import asyncpg
 
 from preview.errors import HistoryError, MigrationError, SchemaAheadError, SumError
 
+DIRECTORY = Path(__file__).parents[1] / "migrations"
+"""This branch's files, in a checkout."""
+
 SUM_FILE = "atlas.sum"
 
 _DIRECTIVE = re.compile(

@@ -27,9 +27,6 @@ from preview.errors import (
 )
 from shared.dsn import Target
 
-__all__ = ["APP", "DATABASE", "SOURCE_SETTINGS", "SUPERUSER", "Binaries", "Engine"]
-__all__ += ["create_database", "die_with_parent", "new_password", "rotate_passwords"]
-
 SUPERUSER = "postgres"
 APP = "app"
 DATABASE = "monolith"

@@ -37,8 +37,6 @@ from preview.seed import seed
 from shared.audit import audit_line
 from shared.identity import SOURCE
 
-MIGRATIONS = Path(__file__).parents[1] / "migrations"
-
 _SEEDED = "seeded"
 _FIRST_PORT = 8000
 _POLL_SECONDS = 0.05
@@ -156,7 +154,7 @@ class Twin:
             await create_database(engine)
         with self.console.step("migrate it, and seed it with made-up notes, ships and due jobs"):
             async with engine.connect(APP, DATABASE) as connection:
-                await migrations.apply(connection, MIGRATIONS)
+                await migrations.apply(connection, migrations.DIRECTORY)
                 await seed(connection)
         seeded.write_text(f"made-up production data of {_now()}")
 
@@ -185,7 +183,7 @@ class Twin:
     async def _migrate(self, engine: Engine) -> None:
         with self.console.step("apply this branch's migrations"):
             async with engine.connect(APP, DATABASE) as connection:
-                for name in await migrations.apply(connection, MIGRATIONS):
+                for name in await migrations.apply(connection, migrations.DIRECTORY):
                     self.console.say(f"applied {name}", applied=name)
 
 

@@ -61,6 +61,7 @@ def audit_line(record: dict[str, Any]) -> str:
             f"{record['mode']}{pr}",
             *points,
             f"{database} {record['database']['verdict']}",
+            *[f"dropped {name}" for name in record["dropped_credentials"]],
             record["digest"],
         ]
     )

@@ -23,7 +23,6 @@ from preview.postgres import (
 )
 from shared.identity import SOURCE
 
-MIGRATIONS = Path(__file__).parents[1] / "migrations"
 QUICK = {**SOURCE_SETTINGS, "fsync": "off", "synchronous_commit": "off", "shared_buffers": "16MB"}
 
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
@@ -69,7 +68,7 @@ async def source(state_dir, binaries):
     await engine.start(QUICK, die_with_parent=True)
     await create_database(engine)
     async with engine.connect(APP, DATABASE) as connection:
-        await migrations.apply(connection, MIGRATIONS)
+        await migrations.apply(connection, migrations.DIRECTORY)
     async with engine.connect() as connection:
         await connection.execute(
             f"CREATE DATABASE {_MIGRATED} TEMPLATE {DATABASE} OWNER {APP} ALLOW_CONNECTIONS false"

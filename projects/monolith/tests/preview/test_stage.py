@@ -1,5 +1,4 @@
 import sys
-from pathlib import Path
 from subprocess import run
 
 import asyncpg
@@ -12,15 +11,13 @@ from preview.stage import stage
 from shared.dsn import parse
 from tests.environment import environment
 
-MIGRATIONS = Path(migrations.__file__).parents[1] / "migrations"
-
 
 @pytest.fixture
 def branch(tmp_path):
     """The migrations of a branch, as they lie in its image."""
     directory = tmp_path / "image"
     directory.mkdir()
-    for path in MIGRATIONS.iterdir():
+    for path in migrations.DIRECTORY.iterdir():
         (directory / path.name).write_bytes(path.read_bytes())
     return directory
 

@@ -72,13 +72,13 @@ def test_digest(preview):
 
 def test_line(preview):
     """
-    The audit line is one line with mode, decisions, database, verdict and digest.
+    The audit line is one line: mode, decisions, database, verdict, what was dropped, digest.
     """
     record = audit_record(*preview)
 
     assert audit_line(record) == (
         "preview 7, scheduler loop disabled (PR_ENV), discord bot disabled (PR_ENV), "
-        f"database 'monolith-pg-pr-7-rw' UNABLE, {record['digest']}"
+        f"database 'monolith-pg-pr-7-rw' UNABLE, dropped GITHUB_TOKEN, {record['digest']}"
     )
 
 
