@@ -311,7 +311,12 @@ async def test_asked_for_while_it_runs(pool):
     assert (await row(pool))["due_in"] > timedelta(minutes=59)
 
 
-async def test_lease_that_ended_while_waiting(pool, monkeypatch):
+@pytest.mark.parametrize(
+    "renewal",
+    ["SELECT broken", "SELECT '' AS name, $1::uuid, $2::text[], $3::interval[], pg_sleep(30)"],
+    ids=["fails", "hangs"],
+)
+async def test_lease_that_ended_while_waiting(pool, monkeypatch, renewal):
     """
     A job that was claimed and waits is not begun once its lease has ended unrenewed.
     """
@@ -322,7 +327,7 @@ async def test_lease_that_ended_while_waiting(pool, monkeypatch):
         ran.append(1)
         await go_on.wait()
 
-    monkeypatch.setattr("shared.scheduler._RENEW", "SELECT broken")
+    monkeypatch.setattr("shared.scheduler._RENEW", renewal)
     lease = timedelta(seconds=0.5)
     scheduler = Scheduler(pool, [Job(f"job {i}", HOUR, work, lease) for i in range(12)])
     await scheduler.register()
