@@ -1,4 +1,5 @@
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -110,7 +111,7 @@ def test_locks_are_complete():
         line for extra in project["project"]["optional-dependencies"].values() for line in extra
     ]
     lock = (root / "requirements/dev.lock").read_text()
-    names = [line.split(">")[0].split("[")[0].replace(".", "-") for line in wanted]
+    names = [re.split(r"[>=\[]", line)[0].replace(".", "-") for line in wanted]
 
     assert [name for name in names if f"\n{name}==" not in f"\n{lock}"] == []
     assert lock.count("==") <= lock.count("--hash=sha256:")
