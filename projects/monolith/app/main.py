@@ -12,6 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import problems
+from app.access import Access, Door, Rules
+from app.access_keys import KeySet, fetch_from
 from app.api import health, notes, preview, scheduler
 from app.neutralize import neutralize as neutralize_clone
 from app.resources import started_now
@@ -44,6 +46,8 @@ class Startup:
         self.step = "database target"
         self.database = Database.from_settings(self.settings)
         self.database.judge_target()
+        self.step = "access"
+        Rules.from_settings(self.settings, self.database.target)
         self.step = "database identity"
         asyncio.run(self.database.check())
         return self.settings, self.database
@@ -56,13 +60,20 @@ class Startup:
 
 
 def create_app(settings: Settings, database: Database) -> FastAPI:
-    """Make the app; it answers 503 until its startup has finished."""
+    """
+    Make the app; it answers 503 until its startup has finished.
+
+    Raises:
+        NoAccessError: it would be a preview that others can reach without Cloudflare Access.
+    """
+    rules = Rules.from_settings(settings, database.target)
+    door = Door(rules, KeySet(fetch_from(rules.issuer))) if rules else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             async with database.pool() as pool:
-                resources = started_now(settings, database, pool)
+                resources = started_now(settings, database, pool, door)
                 async with started(resources):
                     app.state.resources, app.state.ready = resources, True
                     yield
@@ -74,6 +85,8 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app = FastAPI(title="monolith", lifespan=lifespan)
     app.state.ready, app.state.refusal = False, None
     app.add_middleware(problems.StartupGate)
+    if door:
+        app.add_middleware(Access, door=door)
     problems.install(app)
     for router in (health.router, notes.router, scheduler.router, preview.router):
         app.include_router(router)

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import asyncpg
 from fastapi import Depends, Request
 
+from app.access import Door
 from shared.database import Database
 from shared.guard import StartupPoint
 from shared.settings import Settings
@@ -15,18 +16,21 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The settings with their guard, the identified database, its pool, and what has failed."""
+    """The settings with their guard, the database and its pool, the door, and what has failed."""
 
     settings: Settings
     database: Database
     pool: asyncpg.Pool
     started_at: datetime
+    door: Door | None
     failures: Counter[StartupPoint] = field(default_factory=Counter)
 
 
-def started_now(settings: Settings, database: Database, pool: asyncpg.Pool) -> Resources:
+def started_now(
+    settings: Settings, database: Database, pool: asyncpg.Pool, door: Door | None
+) -> Resources:
     """Bundle what a start has made."""
-    return Resources(settings, database, pool, datetime.now(UTC))
+    return Resources(settings, database, pool, datetime.now(UTC), door)
 
 
 def _of(request: Request) -> Resources:

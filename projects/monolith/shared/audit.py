@@ -39,12 +39,14 @@ def _mode(settings: Settings | None) -> dict[str, Any]:
         return {
             "mode": "unknown",
             "head_sha": None,
+            "access": None,
             "startup_points": [],
             "dropped_credentials": [],
         }
     return {
         "mode": "preview" if settings.pr_env else "production",
         "head_sha": settings.head_sha,
+        "access": settings.access_team_domain,
         "startup_points": [asdict(decision) for decision in settings.guard.decisions],
         "dropped_credentials": list(settings.dropped),
     }
@@ -61,6 +63,7 @@ def audit_line(record: dict[str, Any]) -> str:
             f"{record['mode']}{pr}",
             *points,
             f"{database} {record['database']['verdict']}",
+            *([f"access {record['access']}"] if record["access"] else []),
             *[f"dropped {name}" for name in record["dropped_credentials"]],
             record["digest"],
         ]

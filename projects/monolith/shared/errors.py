@@ -69,6 +69,22 @@ class UnidentifiedDatabaseError(MonolithError):
         return type(self), (self.where, self.reason)
 
 
+class NoAccessError(MonolithError):
+    """A preview that others can reach would be open to all of them."""
+
+    def __init__(self, found: str, fact: str) -> None:
+        self.found = found
+        self.fact = fact
+        super().__init__(
+            "Refused to open the preview: expected Cloudflare Access before what others can reach, "
+            f"ACCESS_* is unset and {fact} is {found!r}. "
+            "Set ACCESS_TEAM_DOMAIN, ACCESS_AUD, ACCESS_EMAILS and ACCESS_SERVICE_CLIENTS."
+        )
+
+    def __reduce__(self) -> tuple[type["NoAccessError"], tuple[str, str]]:
+        return type(self), (self.found, self.fact)
+
+
 class ListenError(MonolithError):
     """The address to listen on cannot be had."""
 

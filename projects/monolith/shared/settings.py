@@ -15,10 +15,18 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from shared.errors import SettingsError
 from shared.guard import Guard, StartupPoint
+
+ACCESS = ("ACCESS_TEAM_DOMAIN", "ACCESS_AUD", "ACCESS_EMAILS", "ACCESS_SERVICE_CLIENTS")
+"""Belong together: who is let in, by whose word."""
 
 CREDENTIAL = "credential of a startup point"
 """Marks a field that a preview must not hold."""
@@ -40,6 +48,16 @@ def _plain_digits(value: object) -> object:
 
 
 PullRequest = Annotated[int, BeforeValidator(_plain_digits)]
+
+
+def _separated(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+_Email = Annotated[str, Field(pattern=r"\A[^\s@,]+@[^\s@,]+\z")]
+_ServiceClient = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\.access\z")]
+Emails = Annotated[tuple[_Email, ...], NoDecode, BeforeValidator(_separated)]
+ServiceClients = Annotated[tuple[_ServiceClient, ...], NoDecode, BeforeValidator(_separated)]
 
 
 class Settings(BaseSettings):
@@ -110,6 +128,28 @@ class Settings(BaseSettings):
         validation_alias="LISTEN_PORT",
         description="the TCP port to listen on, from 1 to 65535",
     )
+    access_team_domain: str | None = Field(
+        default=None,
+        validation_alias="ACCESS_TEAM_DOMAIN",
+        pattern=r"\Ahttps://[a-z0-9.-]+(:[0-9]{1,5})?\z",
+        description="https:// and the team's domain in lower case, without a slash at the end",
+    )
+    access_aud: str | None = Field(
+        default=None,
+        validation_alias="ACCESS_AUD",
+        pattern=r"\A[0-9a-f]{64}\z",
+        description="the Access application's audience: 64 hexadecimal digits in lower case",
+    )
+    access_emails: Emails | None = Field(
+        default=None,
+        validation_alias="ACCESS_EMAILS",
+        description="the people who may, as email addresses separated by commas",
+    )
+    access_service_clients: ServiceClients | None = Field(
+        default=None,
+        validation_alias="ACCESS_SERVICE_CLIENTS",
+        description="the machines that may, as client ids of service tokens separated by commas",
+    )
     discord_bot_token: Credential = Field(
         default=None, validation_alias="DISCORD_BOT_TOKEN", description="the bot's token"
     )
@@ -171,6 +211,18 @@ class Settings(BaseSettings):
     def _number_needs_preview(self) -> Self:
         if self.pr_number is not None and not self.pr_env:
             msg = "PR_NUMBER is set and PR_ENV is not true. Set PR_ENV=true, or unset PR_NUMBER."
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _access_is_whole(self) -> Self:
+        values = {name: getattr(self, name.lower()) for name in ACCESS}
+        lacking = [name for name, value in values.items() if value is None]
+        if lacking and len(lacking) < len(values):
+            msg = f"ACCESS_* is incomplete. Set {' and '.join(lacking)}, too."
+            raise ValueError(msg)
+        if not lacking and not self.pr_env:
+            msg = "ACCESS_* is set and PR_ENV is not true. Set PR_ENV=true, or unset ACCESS_*."
             raise ValueError(msg)
         return self
 

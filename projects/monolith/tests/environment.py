@@ -10,6 +10,13 @@ from shared.settings import Settings
 
 DSN = "postgresql://app:secret@monolith-pg-rw:5432/monolith"
 
+ACCESS = {
+    "ACCESS_TEAM_DOMAIN": "https://team.cloudflareaccess.com",
+    "ACCESS_AUD": "a" * 64,
+    "ACCESS_EMAILS": "ada@example.com, Grace@Example.com",
+    "ACCESS_SERVICE_CLIENTS": "0123456789abcdef0123456789abcdef.access",
+}
+
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:

@@ -20,6 +20,7 @@ EXAMPLES = [
     errors.TargetError("has another form", "Take it from the secret."),
     errors.WrongDatabaseError("host", "the host of a clone", "h", "Point it elsewhere."),
     errors.UnidentifiedDatabaseError("h:1/d", "it was silent"),
+    errors.NoAccessError("0.0.0.0", "LISTEN_HOST"),
     errors.ListenError("127.0.0.1", 8000, "Address already in use"),
     errors.StartupPointError(StartupPoint.SCHEDULER, "there is no table"),
     errors.NeutralizeError("a preview", "PR_ENV says production"),

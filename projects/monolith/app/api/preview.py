@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse
 
 from app.neutralize import neutralized
@@ -21,16 +21,18 @@ async def first_page() -> RedirectResponse:
 
 
 @router.get("/api/preview")
-async def attest(given: Given) -> dict[str, Any]:
-    """Say the audit record of this start, with what has been counted since."""
+async def attest(request: Request, given: Given) -> dict[str, Any]:
+    """Say the audit record of this start, who asks, and what has been counted since."""
     record = audit_record(given.settings, given.database)
     now = datetime.now(UTC)
     return record | {
+        "identity": getattr(request.state, "identity", None),
         "neutralized": await neutralized(given.pool),
         "counters": {
             "connections_identified": given.database.identified,
             "connections_refused": given.database.refused,
             "startup_points_failed": {point: given.failures[point] for point in StartupPoint},
+            "requests_refused": given.door.refused if given.door else {},
             "acts_refused": given.settings.guard.refusals,
         },
         "started_at": given.started_at,

@@ -12,7 +12,7 @@ from shared.database import Database
 from shared.errors import AuditError, MutedError
 from shared.guard import StartupPoint
 from shared.settings import Settings
-from tests.environment import environment
+from tests.environment import ACCESS, environment
 
 CLONE = "postgresql://app:hunter2@monolith-pg-pr-7-rw:5432/monolith"
 
@@ -39,6 +39,7 @@ def test_record(preview):
         "mode": "preview",
         "pr_number": 7,
         "head_sha": "a" * 40,
+        "access": None,
         "startup_points": [
             {"point": "scheduler loop", "runs": False, "reason": "PR_ENV"},
             {"point": "discord bot", "runs": False, "reason": "PR_ENV"},
@@ -82,6 +83,18 @@ def test_line(preview):
     )
 
 
+def test_line_with_access():
+    """
+    The audit line of a preview behind Cloudflare Access says whose word it takes.
+    """
+    with environment(PR_ENV="true", DATABASE_URL=CLONE, **ACCESS):
+        settings = Settings()
+    record = audit_record(settings, Database.from_settings(settings))
+
+    assert record["access"] == "https://team.cloudflareaccess.com"
+    assert ", access https://team.cloudflareaccess.com, sha256:" in audit_line(record)
+
+
 def test_line_of_production():
     """
     Production's audit line says what runs and what lacks a setting, and the name that answered.
@@ -111,6 +124,7 @@ def test_unknown():
         "mode": "unknown",
         "pr_number": None,
         "head_sha": None,
+        "access": None,
         "startup_points": [],
         "database": {"verdict": "UNABLE", "facts": []},
         "dropped_credentials": [],
