@@ -8,6 +8,14 @@
 {{- if .Values.preview.enabled }}
 - name: PR_NUMBER
   value: {{ .Values.preview.id | quote }}
+- name: ACCESS_TEAM_DOMAIN
+  value: {{ .Values.preview.access.teamDomain | quote }}
+- name: ACCESS_AUD
+  value: {{ .Values.preview.access.aud | quote }}
+- name: ACCESS_EMAILS
+  value: {{ .Values.preview.access.emails | join "," | quote }}
+- name: ACCESS_SERVICE_CLIENTS
+  value: {{ .Values.preview.access.serviceClients | join "," | quote }}
 {{- end }}
 {{- if .Values.preview.egressAllow }}
 - name: EGRESS_ALLOW

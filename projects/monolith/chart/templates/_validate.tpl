@@ -2,6 +2,7 @@
 {{- define "monolith.validate" -}}
 {{- if .Values.preview.enabled }}
 {{- include "monolith.validatePreview" . }}
+{{- include "monolith.validateAccess" . }}
 {{- include "monolith.validateSnapshot" . }}
 {{- include "monolith.validateEgress" . }}
 {{- else }}
@@ -31,6 +32,15 @@
 {{- end }}
 {{- if .Values.cluster.enabled }}
 {{- fail "Refused to render a preview: expected cluster.enabled to be false, the values say true. Set cluster.enabled to false: a preview has a clone, never production's database." }}
+{{- end }}
+{{- end }}
+
+{{/* Refuse a preview that nobody's word would shut; the app would not start either. */}}
+{{- define "monolith.validateAccess" -}}
+{{- range $name := list "teamDomain" "aud" "emails" "serviceClients" }}
+{{- if not (get $.Values.preview.access $name) }}
+{{- fail (printf "Refused to render a preview: expected preview.access.%s, the values say %v. Set it as deploy/platform/gateway/securitypolicy.yaml does." $name (get $.Values.preview.access $name | toJson)) }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -69,6 +79,11 @@
 {{- range $name := list "id" "headSha" "host" "snapshotName" "snapshotGeneration" "egressAllow" }}
 {{- if get $.Values.preview $name }}
 {{- fail (printf "Refused to render production: expected no preview.%s, the values say %v. Set preview.enabled to true, or leave it out." $name (get $.Values.preview $name | toJson)) }}
+{{- end }}
+{{- end }}
+{{- range $name := list "teamDomain" "aud" "emails" "serviceClients" }}
+{{- if get $.Values.preview.access $name }}
+{{- fail (printf "Refused to render production: expected no preview.access.%s, the values say %v. Set preview.enabled to true, or leave it out." $name (get $.Values.preview.access $name | toJson)) }}
 {{- end }}
 {{- end }}
 {{- if not .Values.image.tag }}

@@ -42,6 +42,19 @@ _common = st.fixed_dictionaries(
         ),
     },
 )
+_access = st.fixed_dictionaries(
+    {
+        "teamDomain": _hosts.map("https://{}".format),
+        "aud": st.text("0123456789abcdef", min_size=64, max_size=64),
+        "emails": st.lists(_hosts.map("ada@{}".format), min_size=1, max_size=3),
+        "serviceClients": st.lists(
+            st.text("0123456789abcdef", min_size=32, max_size=32).map("{}.access".format),
+            min_size=1,
+            max_size=2,
+        ),
+    },
+    optional={"cidrs": st.lists(_cidrs, min_size=1, max_size=2)},
+)
 preview_defaults = st.fixed_dictionaries(
     {},
     optional={
@@ -76,7 +89,7 @@ def previews(draw):
     """Values of any preview that may be rendered."""
     number, sha = draw(numbers), draw(shas)
     own = {"enabled": True, "id": str(number), "headSha": sha, **draw(preview_defaults)}
-    own |= draw(_snapshots)
+    own |= {"access": draw(_access)} | draw(_snapshots)
     own |= draw(st.fixed_dictionaries({}, optional={"egressAllow": st.lists(_egress, max_size=3)}))
     if draw(st.booleans()):
         own["host"] = f"{number}.{own.get('domain', 'pr.jomcgi.dev')}"

@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.settings import Settings
 from tests.chart.rendering import (
     RefusedError,
     containers,
@@ -14,6 +15,7 @@ from tests.chart.rendering import (
     secrets,
 )
 from tests.chart.strategies import previews, productions
+from tests.environment import environment
 
 SHA = "2" * 40
 OBJECTS = ["Cluster", "Deployment", "HTTPRoute", "NetworkPolicy", "NetworkPolicy", "Service"]
@@ -130,6 +132,32 @@ def test_environment(values):
         "key": "uri",
     }
     assert found["DATABASE_CA_FILE"]["value"] == "/etc/monolith/database/ca.crt"
+
+
+@given(previews())
+def test_access(values):
+    """
+    Every container that runs the app gets who may enter, as the app reads it.
+    """
+    access = values["preview"]["access"]
+    expected = {
+        "ACCESS_TEAM_DOMAIN": access["teamDomain"],
+        "ACCESS_AUD": access["aud"],
+        "ACCESS_EMAILS": ",".join(access["emails"]),
+        "ACCESS_SERVICE_CLIENTS": ",".join(access["serviceClients"]),
+    }
+    apps = [
+        c for c in containers(render(values)) if c["name"] in ("identify", "neutralize", "monolith")
+    ]
+
+    assert len(apps) == 3
+    for app in apps:
+        found = {v["name"]: v.get("value") for v in app["env"] if v["name"].startswith("ACCESS_")}
+        with environment(PR_ENV="true", **found):
+            settings = Settings()
+
+        assert found == expected
+        assert settings.access_emails == tuple(access["emails"])
 
 
 JUDGE = ["python", "-m", "preview.stage", "/app/migrations", "/migrations"]

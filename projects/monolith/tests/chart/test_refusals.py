@@ -40,6 +40,10 @@ CONTRADICTIONS = {
     ),
     "reused-backup": ({"preview": {"snapshotMethod": "backup"}}, r"preview\.snapshotGeneration"),
     "idle-generation": ({"preview": {"snapshotGeneration": "1"}}, r"snapshotGeneration only"),
+    "no-team": ({"preview": {"access": {"teamDomain": ""}}}, r"access\.teamDomain, .* say \"\""),
+    "no-audience": ({"preview": {"access": {"aud": ""}}}, r"access\.aud, .* say \"\"\. Set it"),
+    "no-people": ({"preview": {"access": {"emails": []}}}, r"access\.emails, .* say \[\]\. Set"),
+    "no-machines": ({"preview": {"access": {"serviceClients": []}}}, r"access\.serviceClients"),
     "url-as-host": (
         {"preview": {"egressAllow": [EGRESS | {"host": "https://example.org"}]}},
         r"egressAllow\[0\]\.host .* \"https://example\.org\"",
@@ -68,6 +72,7 @@ STRAYS = {
     "snapshotName": "s",
     "snapshotGeneration": "1",
     "egressAllow": [EGRESS],
+    "access": {"aud": "1" * 64},
 }
 IMPOSSIBLE = {
     "enabled-as-text": {"preview": {"enabled": "true"}},
@@ -79,6 +84,9 @@ IMPOSSIBLE = {
     "moving-tag": {"image": {"tag": "latest"}},
     "unpinned-atlas": {"atlasImage": "arigaio/atlas:latest"},
     "unpinned-postgres": {"postgres": {"image": "ghcr.io/cloudnative-pg/postgresql"}},
+    "plain-http-team": {"preview": {"access": {"teamDomain": "http://t.cloudflareaccess.com"}}},
+    "short-audience": {"preview": {"access": {"aud": "1"}}},
+    "everybody": {"preview": {"access": {"emails": ["*"]}}},
     "port-as-text": {"preview": {"egressAllow": [EGRESS | {"port": "443"}]}},
     "port-zero": {"preview": {"egressAllow": [EGRESS | {"port": 0}]}},
     "no-addresses": {"preview": {"egressAllow": [{"host": "example.org", "port": 443}]}},
@@ -120,7 +128,7 @@ def test_stray(name, value):
     What only a preview has is refused where there is none.
     """
     with pytest.raises(
-        RefusedError, match=rf"expected no preview\.{name}, .* Set preview\.enabled"
+        RefusedError, match=rf"expected no preview\.{name}[.a-z]*, .* Set preview\.enabled"
     ):
         render(over({"preview": {name: value}}, production()))
 

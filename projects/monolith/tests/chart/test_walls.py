@@ -59,7 +59,7 @@ def test_default_deny(values):
 
 def test_app():
     """
-    The previews' Gateway gets in; DNS and the clone's port are the only way out.
+    The previews' Gateway gets in; DNS, the clone's port and Access's keys are the only way out.
     """
     spec = only(render(preview(7, SHA)), "NetworkPolicy", "monolith-pr-7")["spec"]
     gateway = {
@@ -73,8 +73,9 @@ def test_app():
     assert [rule["to"] for rule in spec["egress"]] == [
         [DNS],
         [{"podSelector": {"matchLabels": {"cnpg.io/cluster": "monolith-pg-pr-7"}}}],
+        [{"ipBlock": {"cidr": c}} for c in ("104.16.0.0/13", "104.24.0.0/14", "172.64.0.0/13")],
     ]
-    assert spec["egress"][1]["ports"] == [{"port": 5432}]
+    assert [rule["ports"] for rule in spec["egress"][1:]] == [[{"port": 5432}], [{"port": 443}]]
 
 
 def test_clone():
@@ -129,7 +130,7 @@ def test_one_list(values):
     said = [v["value"] for v in containers(manifests)[-1]["env"] if v["name"] == "EGRESS_ALLOW"]
 
     assert said == [",".join(f"{to['host']}:{to['port']}" for to in allowed)] * bool(allowed)
-    assert wall["egress"][2:] == [
+    assert wall["egress"][3:] == [
         {"to": [{"ipBlock": {"cidr": c}} for c in to["cidrs"]], "ports": [{"port": to["port"]}]}
         for to in allowed
     ]

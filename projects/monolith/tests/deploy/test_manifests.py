@@ -6,6 +6,7 @@ import lupa
 import pytest
 import yaml
 
+from tests.chart.rendering import PREVIEW_VALUES, read
 from tests.deploy.manifests import (
     CRDS,
     DEPLOY,
@@ -176,6 +177,23 @@ class TestGateway:
             }
             assert claims["type"] == ["app"]
             assert claims.get("email") or claims.get("common_name")
+
+    def test_app_agrees(self):
+        """
+        Gateway and app ask for the same team, audience, people and machines.
+        """
+        spec = manifest("platform/gateway/securitypolicy.yaml")["spec"]
+        (provider,) = spec["jwt"]["providers"]
+        rules = [rule["principal"]["jwt"]["claims"] for rule in spec["authorization"]["rules"]]
+        claims = {claim["name"]: claim["values"] for rule in rules for claim in rule}
+
+        assert read(PREVIEW_VALUES)["preview"]["access"] == {
+            "teamDomain": provider["issuer"],
+            "aud": provider["audiences"][0],
+            "emails": claims["email"],
+            "serviceClients": claims["common_name"],
+        }
+        assert len(provider["audiences"]) == 1
 
     def test_covers_the_gateway(self):
         """
