@@ -1,5 +1,6 @@
 """The only module that lets requests in: on Cloudflare Access's signature, and no header else."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -16,13 +17,15 @@ from shared.settings import Settings
 
 HEADER = b"cf-access-jwt-assertion"
 EXEMPT = frozenset({"/healthz", "/readyz"})
-"""What the kubelet asks for; it has no token, and learns only whether the process answers."""
+"""What the kubelet gets; it has no token, and learns only whether the process answers."""
 
 ALGORITHM = "RS256"
 LONGEST_TOKEN = 8192
 LEEWAY_SECONDS = 30
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
+_COMPACT = re.compile(rb"[\w-]+\.[\w-]+\.[\w-]+")
+_TIMES = ("exp", "iat", "nbf")
 _HEADERS = {401: {"WWW-Authenticate": 'Bearer realm="preview"'}, 503: {"Retry-After": "30"}}
 
 log = structlog.get_logger()
@@ -54,7 +57,7 @@ class Rules:
         issuer, audience = settings.access_team_domain, settings.access_aud
         emails, clients = settings.access_emails, settings.access_service_clients
         if issuer and audience and emails and clients:  # all or none of them are set
-            return cls(issuer, audience, frozenset(map(str.lower, emails)), frozenset(clients))
+            return cls(issuer, audience, frozenset(map(_folded, emails)), frozenset(clients))
         if settings.pr_env and not target.is_socket:
             raise NoAccessError(target.host, "the clone's host")
         if settings.pr_env and settings.listen_host not in LOOPBACK:
@@ -66,8 +69,8 @@ class Rules:
         if claims.get("type") != "app":
             raise _Refused(401, "its token is for no application")
         email, client = claims.get("email"), claims.get("common_name")
-        if isinstance(email, str) and not client and email.lower() in self.emails:
-            return email.lower()
+        if isinstance(email, str) and not client and _folded(email) in self.emails:
+            return _folded(email)
         machine = isinstance(client, str) and not email and not claims.get("sub")
         if machine and client in self.clients:
             return str(client)
@@ -84,26 +87,30 @@ class Door:
 
     async def admit(self, scope: Scope) -> str:
         """Return who asks."""
-        tokens = [value for name, value in scope["headers"] if name == HEADER]
+        tokens = [value for name, value in scope["headers"] if name.lower() == HEADER]
         if not tokens:
             raise _Refused(401, "it has no header Cf-Access-Jwt-Assertion")
         if len(tokens) > 1:
             raise _Refused(401, "it has two headers Cf-Access-Jwt-Assertion, or more")
         if len(tokens[0]) > LONGEST_TOKEN:
             raise _Refused(401, "its token is too long")
+        if not _COMPACT.fullmatch(tokens[0]):
+            raise _Refused(401, "its token is none")
         return self.rules.admit(await self._verified(tokens[0]))
 
     async def _verified(self, token: bytes) -> dict[str, Any]:
         try:
             key = await self.keys.key(_key_name(token))
-            return jwt.decode(
-                token,
-                key.key,
-                algorithms=[ALGORITHM],
-                audience=self.rules.audience,
-                issuer=self.rules.issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "iat", "iss", "aud"]},
+            return _timed(
+                jwt.decode(
+                    token,
+                    key.key,
+                    algorithms=[ALGORITHM],
+                    audience=self.rules.audience,
+                    issuer=self.rules.issuer,
+                    leeway=LEEWAY_SECONDS,
+                    options={"require": ["exp", "iat", "iss", "aud"]},
+                )
             )
         except UnknownKeyError:
             reason = "its token is signed with a key that the team does not have"
@@ -122,12 +129,31 @@ def _key_name(token: bytes) -> str:
     return str(header["kid"])
 
 
+def _timed(claims: dict[str, Any]) -> dict[str, Any]:
+    """Return claims whose times are numbers; PyJWT would read them out of a text, too."""
+    if any(type(claims[name]) not in (int, float) for name in _TIMES if name in claims):
+        raise jwt.InvalidTokenError
+    return claims
+
+
+def _folded(email: str) -> str:
+    """Fold the case of ASCII alone: elsewhere two addresses could become one."""
+    return email.lower() if email.isascii() else email
+
+
+def _is_probe(scope: Scope) -> bool:
+    """Say whether this is a kubelet's request, letter by letter, and of this very app."""
+    path = scope["path"]
+    exact = scope.get("raw_path") in (None, path.encode()) and not scope.get("root_path")
+    return scope["type"] == "http" and scope["method"] == "GET" and path in EXEMPT and exact
+
+
 class Access:
     """
     Let in only who comes through Cloudflare Access and is on the list.
 
-    Only EXEMPT paths are answered to others, exactly as they are written, and
-    never to a WebSocket.
+    Only EXEMPT paths are answered to others, to a plain GET of exactly what is
+    written, and never to a WebSocket.
     """
 
     def __init__(self, app: ASGIApp, door: Door) -> None:
@@ -136,8 +162,7 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what may enter, and say of it who asks."""
-        kind = scope["type"]
-        if kind == "lifespan" or (kind == "http" and scope["path"] in EXEMPT):
+        if scope["type"] == "lifespan" or _is_probe(scope):
             await self.app(scope, receive, send)
             return
         try:

@@ -19,8 +19,8 @@ HEADER = "Cf-Access-Jwt-Assertion"
 class Behind:
     """An app that must be reached only through the door, and whom it was told of."""
 
-    def __init__(self, team, clock=time.monotonic):
-        with environment(PR_ENV="true", DATABASE_URL=TCP, **ACCESS):
+    def __init__(self, team, clock=time.monotonic, **variables):
+        with environment(PR_ENV="true", DATABASE_URL=TCP, **ACCESS | variables):
             rules = Rules.from_settings(Settings(), read(TCP, PR_ENV="true").target)
         assert rules
         self.team, self.reached, self.fetched = team, [], 0

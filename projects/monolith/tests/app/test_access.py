@@ -1,4 +1,5 @@
 import hmac
+import json
 import time
 
 import jwt
@@ -7,6 +8,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
+from jwt.algorithms import RSAAlgorithm
 from structlog.testing import capture_logs
 
 from app.access import Rules
@@ -81,6 +83,29 @@ def changed(team):
     return ".".join([head, encoded(team.claims(email="grace@example.com")).decode(), signature])
 
 
+def headed(team, **headers):
+    """Sign a person's claims with the team's key, under further headers."""
+    return jwt.encode(team.claims(), team.keys["one"], "RS256", headers={"kid": "one"} | headers)
+
+
+def offered(team, **headers):
+    """Sign with a key of one's own, and offer it."""
+    return jwt.encode(team.claims(), FOREIGN, "RS256", headers={"kid": "one"} | headers)
+
+
+def signed_bytes(team, claims):
+    """Sign whatever a library would not, with the team's key."""
+    return jwt.PyJWS().encode(
+        json.dumps(claims).encode(), team.keys["one"], "RS256", headers={"kid": "one"}
+    )
+
+
+def signed(team, **others):
+    """Sign a person's claims, but for others that a library would not sign."""
+    return signed_bytes(team, team.claims() | others)
+
+
+FOREIGN = new_key()
 NOW = int(time.time())
 FORGED = {
     "unsigned": unsigned,
@@ -104,6 +129,31 @@ FORGED = {
     "no-type": lambda t: t.token(type=None),
     "endless-number": lambda t: t.token(exp=float("inf")),
     "too-long": lambda t: t.token(padding="x" * 9000),
+    "padded": lambda t: t.token() + "==",
+    "comma": lambda t: t.token() + ",",
+    "two-in-one": lambda t: f"{t.token()}, {t.token()}",
+    "bearer": lambda t: "Bearer " + t.token(),
+    "broken-in-two": lambda t: t.token()[:-9] + " " + t.token()[-9:],
+    "blank": lambda _: " \t ",
+    "dots": lambda _: "..",
+    "critical-header": lambda t: headed(t, crit=["exp"]),
+    "unencoded-payload": lambda t: headed(t, b64=False, crit=["b64"]),
+    "numeric-kid": lambda _: encoded({"alg": "RS256", "kid": 1}) + b".e30.e30",
+    "listed-kid": lambda _: encoded({"alg": "RS256", "kid": ["one"]}) + b".e30.e30",
+    "huge-kid": lambda _: encoded({"alg": "RS256", "kid": "k" * 5000}) + b".e30.e30",
+    "own-key-offered": lambda t: offered(t, jwk=RSAAlgorithm.to_jwk(FOREIGN.public_key(), True)),
+    "own-chain-offered": lambda t: offered(t, x5u="https://evil.example/c", x5c=["MIIB"]),
+    "audience-of-numbers": lambda t: t.token(aud=[1]),
+    "audience-with-a-number": lambda t: t.token(aud=[t.claims()["aud"][0], 1]),
+    "audience-as-object": lambda t: t.token(aud={t.claims()["aud"][0]: True}),
+    "exp-as-text": lambda t: t.token(exp=str(NOW + 600)),
+    "exp-in-a-list": lambda t: t.token(exp=[NOW + 600]),
+    "exp-true": lambda t: t.token(exp=True),
+    "exp-not-a-number": lambda t: t.token(exp=float("nan")),
+    "exp-of-5000-digits": lambda t: t.token(exp="9" * 5000),
+    "subject-as-number": lambda t: signed(t, sub=3),
+    "issuer-in-a-list": lambda t: signed(t, iss=[t.issuer]),
+    "claims-in-a-list": lambda t: signed_bytes(t, [t.claims()]),
     "nested": lambda _: encoded(b"[" * 5000) + b".e30.e30",
     "nested-claims": lambda t: t.token().split(".")[0].encode() + b"." + encoded(b"[" * 5000),
     "empty": lambda _: "",
@@ -193,9 +243,46 @@ async def test_probes(behind, path):
     The kubelet's probes need no token; a path that only looks like theirs does.
     """
     assert (await behind.get(path=path)).status_code == 200
-    for lookalike in (f"{path}/", f"/{path}", f"{path}/x", f"/x{path}", path.upper(), f"{path};x"):
+    for lookalike in (
+        f"{path}/", f"/{path}", f"{path}/x", f"/x{path}", path.upper(), f"{path};x",
+        f"/%{ord(path[1]):x}{path[2:]}", f"{path}%3fx", f"{path}%00", f"{path}%2f",
+    ):  # fmt: skip
         assert (await behind.get(path=lookalike)).status_code == 401, lookalike
     assert behind.reached == [None]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"method": "HEAD"}, {"method": "POST"}, {"method": "OPTIONS"}, {"root_path": "/healthz"}],
+    ids=["head", "post", "preflight", "mounted"],
+)
+async def test_only_the_probe_itself(behind, change):
+    """
+    On a probe's path nothing is answered but its plain GET, and not below a mount of that name.
+    """
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": []}
+    await behind.app(scope | change, None, send)
+    await behind.app(scope, None, send)
+
+    assert [message["status"] for message in sent if "status" in message] == [401, 200]
+    assert behind.reached == [None]
+
+
+async def test_other_script_is_another_person(team):
+    """
+    An address that only Unicode's case folding makes equal to a listed one is nobody's.
+    """
+    behind = Behind(team, ACCESS_EMAILS="Kim@example.com")
+    kelvin = await behind.get(team.token(email="\N{KELVIN SIGN}im@example.com"))
+    kim = await behind.get(team.token(email="kIM@Example.com"))
+
+    assert (kelvin.status_code, kim.status_code) == (403, 200)
+    assert behind.reached == ["kim@example.com"]
 
 
 @pytest.mark.parametrize("extension", [True, False], ids=["with-answer", "without"])
