@@ -1,8 +1,12 @@
 import asyncio
 import json
+from itertools import pairwise
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app import access_keys
 from app.access_keys import NoKeysError, UnknownKeyError, read_keys
@@ -22,6 +26,12 @@ class Clock:
 @pytest.fixture
 def team():
     """A team of the test's own."""
+    return Team()
+
+
+@pytest.fixture(scope="module")
+def shared_team():
+    """A team whose keys no test changes."""
     return Team()
 
 
@@ -85,6 +95,44 @@ async def test_unknown_keys(behind, team):
     assert head
     assert (behind.fetched, behind.reached) == (1, [EMAIL])
     assert (await behind.get(team.token())).status_code == 200
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.floats(0, 2 * access_keys.COOL_DOWN_SECONDS),
+            st.sampled_from([["one"], ["x"], ["y"] * 20, ["one", "x", "y"]]),
+            st.sampled_from([200, 503]),
+        ),
+        max_size=30,
+    )
+)
+async def test_one_fetch_a_cool_down(shared_team, steps):
+    """
+    Whichever keys are asked for, and whatever comes of it, two fetches are a cool-down apart.
+    """
+    clock, fetches = Clock(), []
+    keys = Behind(shared_team, clock).door.keys
+    document = shared_team.key_set()
+    status = 200
+
+    async def fetch():
+        fetches.append(clock.now)
+        if status != 200:
+            raise OSError(status)
+        return read_keys(document)
+
+    keys.fetch = fetch
+    for pause, names, status in steps:  # noqa: B007  `fetch` reads it
+        clock.now += pause
+        asked = await asyncio.gather(*map(keys.key, names), return_exceptions=True)
+        for name, answer in zip(names, asked, strict=True):
+            assert isinstance(answer, jwt.PyJWK | NoKeysError | UnknownKeyError)
+            assert name == "one" or not isinstance(answer, jwt.PyJWK)
+
+    apart = [later - earlier for earlier, later in pairwise(fetches)]
+    assert all(gap >= access_keys.COOL_DOWN_SECONDS for gap in apart)
+    assert bool(fetches) == bool(steps)
 
 
 async def test_rotation(behind, team, clock):
