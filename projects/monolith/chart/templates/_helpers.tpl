@@ -18,9 +18,9 @@
 {{ if .Values.preview.enabled }}-pr-{{ .Values.preview.id }}{{ end }}
 {{- end }}
 
-{{/* Hostname of a preview. */}}
+{{/* Hostname of a preview. It was judged before: it holds this pull request's number, just below the domain. */}}
 {{- define "monolith.host" -}}
-{{ .Values.preview.id }}.{{ .Values.preview.domain }}
+{{ .Values.preview.host | default (printf "%s.%s" .Values.preview.id .Values.preview.domain) }}
 {{- end }}
 
 {{/* Image of the app. */}}

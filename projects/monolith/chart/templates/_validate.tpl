@@ -21,8 +21,9 @@
 {{- if not (has .Values.image.tag (list "" (printf "sha-%s" .Values.preview.headSha))) }}
 {{- fail (printf "Refused to render a preview: expected image.tag to be %q, the image of preview.headSha, the values say %q. Leave image.tag out." (printf "sha-%s" .Values.preview.headSha) .Values.image.tag) }}
 {{- end }}
-{{- if not (has .Values.preview.host (list "" (include "monolith.host" .))) }}
-{{- fail (printf "Refused to render a preview: expected preview.host to be %q, the values say %q. Leave preview.host out, or correct preview.id." (include "monolith.host" .) .Values.preview.host) }}
+{{- $host := printf "%s.%s" .Values.preview.id .Values.preview.domain }}
+{{- if not (has .Values.preview.host (list "" $host (printf "pr-%s" $host))) }}
+{{- fail (printf "Refused to render a preview: expected preview.host to be %q or %q, the values say %q. Leave preview.host out, or correct preview.id or preview.domain." $host (printf "pr-%s" $host) .Values.preview.host) }}
 {{- end }}
 {{- if not .Values.prEnv }}
 {{- fail "Refused to render a preview: expected prEnv to be true, the values say false. Set prEnv to true." }}

@@ -92,7 +92,8 @@ def previews(draw):
     own |= {"access": draw(_access)} | draw(_snapshots)
     own |= draw(st.fixed_dictionaries({}, optional={"egressAllow": st.lists(_egress, max_size=3)}))
     if draw(st.booleans()):
-        own["host"] = f"{number}.{own.get('domain', 'pr.jomcgi.dev')}"
+        shape = draw(st.sampled_from(["{}.{}", "pr-{}.{}"]))
+        own["host"] = shape.format(number, own.get("domain", "pr.jomcgi.dev"))
     tag = {"image": {"tag": f"sha-{sha}"}} if draw(st.booleans()) else {}
     return over({"preview": own, **tag}, draw(_common))
 

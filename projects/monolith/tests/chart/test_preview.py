@@ -260,7 +260,10 @@ def test_route(values):
     gateway |= own.get("gateway", {})
     backends = {backend["name"] for rule in spec["rules"] for backend in rule["backendRefs"]}
 
-    assert spec["hostnames"] == [f"{own['id']}.{own.get('domain', 'pr.jomcgi.dev')}"]
+    derived = f"{own['id']}.{own.get('domain', 'pr.jomcgi.dev')}"
+
+    assert spec["hostnames"] == [own.get("host") or derived]
+    assert spec["hostnames"][0] in (derived, f"pr-{derived}")
     assert [(ref["name"], ref["namespace"], ref["sectionName"]) for ref in spec["parentRefs"]] == [
         (gateway["name"], gateway["namespace"], gateway["listener"])
     ]

@@ -1,18 +1,21 @@
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.chart.rendering import (
     PREVIEW_VALUES,
     RefusedError,
+    only,
     over,
     preview,
     production,
     read,
     render,
 )
+from tests.chart.strategies import numbers
 
 SHA = "2" * 40
+DOMAINS = st.sampled_from(["pr.jomcgi.dev", "jomcgi.dev", "jomcgi-previews.dev"])
 EGRESS = {"host": "example.org", "port": 443, "cidrs": ["104.19.0.0/16"]}
 FORMULA = (
     r"Refused to render (a preview|production): "
@@ -26,6 +29,9 @@ CONTRADICTIONS = {
     "short-sha": ({"preview": {"headSha": "2222222"}}, r"preview\.headSha .* \"2222222\""),
     "other-image": ({"image": {"tag": "sha-" + "3" * 40}}, r"image\.tag .* Leave image\.tag out"),
     "other-host": ({"preview": {"host": "8.pr.jomcgi.dev"}}, r"preview\.host .* \"8\.pr"),
+    "longer-number": ({"preview": {"host": "77.pr.jomcgi.dev"}}, r"preview\.host .* \"77\.pr"),
+    "longer-number-in-name": ({"preview": {"host": "pr-70.pr.jomcgi.dev"}}, r"\"pr-70\."),
+    "other-domain": ({"preview": {"host": "pr-7.jomcgi.dev"}}, r"or preview\.domain"),
     "deeper-host": ({"preview": {"host": "a.7.pr.jomcgi.dev"}}, r"preview\.host .* \"a\.7"),
     "host-of-production": ({"preview": {"host": "private.jomcgi.dev"}}, r"preview\.host"),
     "unmuted": ({"prEnv": False}, r"prEnv .* say false\. Set prEnv to true"),
@@ -186,13 +192,44 @@ def test_impossible(values):
             render(over(values, below))
 
 
-@given(st.text().filter(lambda text: text not in ("", "7.pr.jomcgi.dev")))
-def test_foreign_host(host):
+@pytest.mark.parametrize(
+    ("domain", "host"),
+    [
+        ("pr.jomcgi.dev", "7.pr.jomcgi.dev"),
+        ("jomcgi.dev", "pr-7.jomcgi.dev"),
+        ("jomcgi-previews.dev", "7.jomcgi-previews.dev"),
+        ("jomcgi-previews.dev", ""),
+    ],
+    ids=["subdomain", "name", "zone", "derived"],
+)
+def test_shapes_of_a_host(domain, host):
     """
-    No hostname but the pull request's own is rendered.
+    A subdomain, a name beside production's and a zone of its own are rendered, just as they are.
     """
+    manifests = render(over({"preview": {"domain": domain, "host": host}}, preview(7, SHA)))
+    route = only(manifests, "HTTPRoute")["spec"]
+
+    assert route["hostnames"] == [host or f"7.{domain}"]
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.builds(
+            "{}{}.{}".format, st.sampled_from(["", "pr-", "pr", "-", "*."]), numbers, DOMAINS
+        ),
+        st.builds("{}.7.{}".format, st.sampled_from(["a", "*", "pr"]), DOMAINS),
+        st.sampled_from(["private.jomcgi.dev", "*.jomcgi.dev", "jomcgi.dev", "pr-7.jomcgi.dev."]),
+    ),
+    DOMAINS,
+)
+def test_foreign_host(host, domain):
+    """
+    No hostname but the pull request's own is rendered: no other number's, and none of production's.
+    """
+    assume(host not in ("", f"7.{domain}", f"pr-7.{domain}"))
     with pytest.raises(RefusedError, match=r"preview\.host"):
-        render(over({"preview": {"host": host}}, preview(7, SHA)))
+        render(over({"preview": {"host": host, "domain": domain}}, preview(7, SHA)))
 
 
 @given(
