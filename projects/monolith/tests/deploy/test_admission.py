@@ -457,7 +457,13 @@ class TestClones:
 class TestRoutes:
     """A preview's route leads from its own hostname to its own Service, through one Gateway."""
 
-    @given(hostname=st.text(max_size=20).filter(lambda name: name != "7.pr.jomcgi.dev"))
+    @given(
+        hostname=st.one_of(
+            st.text(max_size=20),
+            st.builds("{}.pr.jomcgi.dev".format, st.integers()),
+            st.builds("pr-{}.jomcgi.dev".format, st.integers()),
+        ).filter(lambda name: name not in ("7.pr.jomcgi.dev", "pr-7.jomcgi.dev"))
+    )
     def test_any_hostname(self, hostname):
         """
         No other hostname will do.
@@ -477,6 +483,18 @@ class TestRoutes:
             ["private.jomcgi.dev"],
             ["7.pr.jomcgi.dev", "private.jomcgi.dev"],
             ["a.7.pr.jomcgi.dev"],
+            ["pr-8.jomcgi.dev"],
+            ["pr-77.jomcgi.dev"],
+            ["pr-70.pr.jomcgi.dev"],
+            ["pr-7.private.jomcgi.dev"],
+            ["a.pr-7.jomcgi.dev"],
+            ["pr-*.jomcgi.dev"],
+            ["*.jomcgi.dev"],
+            ["jomcgi.dev"],
+            ["7.jomcgi.dev"],
+            ["pr-7.jomcgi.dev.example.com"],
+            ["pr-7xjomcgi.dev"],
+            ["7.pr.jomcgi.dev", "pr-7.jomcgi.dev"],
         ],
     )
     def test_hostnames(self, hostnames):
@@ -489,6 +507,16 @@ class TestRoutes:
             del found["spec"]["hostnames"]
 
         assert "exactly the hostname" in refused(found)
+
+    @pytest.mark.parametrize("hostname", ["7.pr.jomcgi.dev", "pr-7.jomcgi.dev"])
+    def test_own_hostname(self, hostname):
+        """
+        Its own hostname is admitted, below the previews' domain or beside production's names.
+        """
+        found = route()
+        found["spec"]["hostnames"] = [hostname]
+
+        assert refusals(found) == []
 
     @pytest.mark.parametrize(
         "parents",
@@ -559,10 +587,11 @@ class TestRoutes:
         [
             {"hostnames": ["7.pr.jomcgi.dev"], "parentRefs": [{"name": "cloudflare-ingress"}]},
             {"hostnames": ["private.jomcgi.dev", "7.pr.jomcgi.dev"]},
+            {"hostnames": ["pr-7.jomcgi.dev"], "parentRefs": [{"name": "cloudflare-ingress"}]},
             {"parentRefs": [{"name": "previews", "namespace": "envoy-gateway-system"}]},
             {"parentRefs": [{"name": "x"}, {"name": "previews"}]},
         ],
-        ids=["hostname", "second-hostname", "gateway", "second-gateway"],
+        ids=["hostname", "second-hostname", "name", "gateway", "second-gateway"],
     )
     def test_untraced(self, spec):
         """
