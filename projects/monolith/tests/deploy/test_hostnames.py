@@ -53,7 +53,7 @@ class Switched:
         return yaml.safe_load(made["monolith/templates/httproute.yaml"])
 
 
-@pytest.fixture(params=SHAPES.values(), ids=SHAPES)
+@pytest.fixture(params=SHAPES.values(), ids=list(SHAPES))
 def switched(request, tmp_path):
     """The repository in one of the three shapes, and what its names should be."""
     commands, domain, host = request.param
