@@ -44,6 +44,12 @@ def refusals(found: Object) -> list[str]:
     return [message for policy in POLICIES for message in judge(policy, found)]
 
 
+def refused(found: Object) -> str:
+    """Return the one refusal of an object; more than one would hide what caught it."""
+    (refusal,) = refusals(found)
+    return refusal
+
+
 def judge(policy: Object, found: Object) -> list[str]:
     """Return what one policy says against an object."""
     spec = policy["spec"]
