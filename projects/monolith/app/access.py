@@ -95,7 +95,7 @@ class Door:
         if len(tokens[0]) > LONGEST_TOKEN:
             raise _Refused(401, "its token is too long")
         if not _COMPACT.fullmatch(tokens[0]):
-            raise _Refused(401, "its token is none")
+            raise _Refused(401, "its token is not written as one")
         return self.rules.admit(await self._verified(tokens[0]))
 
     async def _verified(self, token: bytes) -> dict[str, Any]:
