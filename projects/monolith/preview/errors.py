@@ -319,3 +319,33 @@ class SweepError(MonolithError):
 
     def __reduce__(self) -> tuple[type["SweepError"], tuple[str, str, str]]:
         return type(self), (self.expected, self.found, self.remedy)
+
+
+class GitHubError(MonolithError):
+    """GitHub does not do what it was asked; `status` is what it answered, 0 where it did not."""
+
+    def __init__(self, request: str, found: str, remedy: str, status: int = 0) -> None:
+        self.request = request
+        self.found = found
+        self.remedy = remedy
+        self.status = status
+        super().__init__(f"Cannot use GitHub: expected it to grant {request}, {found}. {remedy}")
+
+    def __reduce__(self) -> tuple[type["GitHubError"], tuple[str, str, str, int]]:
+        return type(self), (self.request, self.found, self.remedy, self.status)
+
+
+class RateLimitError(MonolithError):
+    """GitHub limits the rate for longer than we wait; what was done stays done."""
+
+    def __init__(self, request: str, seconds: float, until: str) -> None:
+        self.request = request
+        self.seconds = seconds
+        self.until = until
+        super().__init__(
+            f"Cannot wait for GitHub: expected it to grant {request} within {seconds:.0f} s, "
+            f"it limits the rate until {until}. Run the command again after that."
+        )
+
+    def __reduce__(self) -> tuple[type["RateLimitError"], tuple[str, float, str]]:
+        return type(self), (self.request, self.seconds, self.until)

@@ -14,7 +14,7 @@ from shared.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 HERE = Path("PATH")
-SECTIONS = ("The monolith", "Previews on one machine", "The cluster")
+SECTIONS = ("The monolith", "Previews on one machine", "The cluster", "GitHub")
 EXAMPLES = [
     errors.SettingsError(["PR_ENV is wrong."]),
     errors.TargetError("has another form", "Take it from the secret."),
@@ -45,6 +45,8 @@ EXAMPLES = [
     preview_errors.ForeignPreviewError(7, 1),
     preview_errors.MissingModuleError("kubernetes"),
     preview_errors.SweepError("production's Application", "it is not there", "Grant it."),
+    preview_errors.GitHubError("GET /user", "it says 401", "Give a token."),
+    preview_errors.RateLimitError("GET /user", 300, "12:00:00 UTC"),
     preview_errors.SystemSaysNoError("OSError: no"),
     preview_errors.AppError("it ended", "Its log ends: x."),
 ]
