@@ -3,16 +3,20 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import asyncpg
 import click
+from pydantic import SecretStr
 
+from preview import options
 from preview.errors import MissingModuleError, SystemSaysNoError
 from shared.errors import MonolithError
 
@@ -30,6 +34,13 @@ _state_dir = click.option(
 )
 _as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON, an object a line.")
 _NUMBER = click.IntRange(1, 999_999_999)
+
+
+def _wildcard(_context: click.Context, _option: click.Parameter, host: str) -> str:
+    if not re.fullmatch(r"[a-z0-9.-]*\*[a-z0-9.-]*(:[0-9]{1,5})?", host):
+        msg = "it is a host's name, with one * for the number"
+        raise click.BadParameter(msg)
+    return host
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -173,6 +184,62 @@ def sweep(*, delete: bool, as_json: bool) -> None:
     """
     with _refusals():
         sys.exit(_sweep(delete=delete, as_json=as_json))
+
+
+@preview.command()
+@options.repository
+@options.service_token
+@click.option(
+    "--host",
+    "wildcard",
+    default="*.pr.jomcgi.dev",
+    show_default=True,
+    callback=_wildcard,
+    help="Where previews are, with * for the number.",
+)
+@click.option(
+    "--access-report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="What check-access --json wrote. Without a fresh PROTECTED nobody gets the label; "
+    "EXPOSED takes it from everybody.",
+)
+@click.option(
+    "--idle-days",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Days without a push after which a preview ends.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the decisions, and write nothing.")
+@_as_json
+def label(  # noqa: PLR0913  one an option
+    *,
+    repository: options.Repository,
+    service_token: tuple[SecretStr | None, SecretStr | None],
+    wildcard: str,
+    access_report: Path | None,
+    idle_days: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """
+    Make the label `preview` of every open pull request what it should be, and say so there.
+
+    GITHUB_TOKEN is the workflow's own. CF_ACCESS_CLIENT_ID and CF_ACCESS_CLIENT_SECRET are the
+    service token with which previews are asked whether they are ready.
+    """
+    with _refusals():
+        from preview.console import Console  # noqa: PLC0415
+        from preview.label import Labeller, Terms  # noqa: PLC0415
+        from preview.readiness import ServiceToken  # noqa: PLC0415
+
+        token, idle = ServiceToken(*service_token), timedelta(days=idle_days)
+        with repository.open(Console(as_json=as_json)) as github:
+            labeller = Labeller(github, Terms(access_report, wildcard, idle, token))
+            if dry_run:
+                labeller.decide()
+            else:
+                labeller.run()
 
 
 @preview.command()

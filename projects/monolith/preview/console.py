@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.console import Console as Terminal
 from rich.status import Status
+from rich.table import Table
 
 
 class Console:
@@ -50,6 +51,14 @@ class Console:
     def say(self, text: str, **facts: Any) -> None:
         """Show one line, or its facts."""
         self._line(text, "said", text=text, **facts)
+
+    def table(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        """Show a table, or the facts of each row."""
+        if not self._json:
+            self._terminal.print(table)
+            return
+        for facts in rows:
+            self._line("", "row", **facts)
 
     def ready(self, lines: dict[str, str], facts: dict[str, Any]) -> None:
         """Show the few lines that the run was for."""

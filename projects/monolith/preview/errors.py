@@ -349,3 +349,19 @@ class RateLimitError(MonolithError):
 
     def __reduce__(self) -> tuple[type["RateLimitError"], tuple[str, float, str]]:
         return type(self), (self.request, self.seconds, self.until)
+
+
+class NotTheWriterError(MonolithError):
+    """Only one writer gives and takes labels; whatever anybody else does is a person's wish."""
+
+    def __init__(self, writer: str, viewer: str) -> None:
+        self.writer = writer
+        self.viewer = viewer
+        super().__init__(
+            f"Refused to write labels: expected the token of {writer}, GitHub says it is of "
+            f"{viewer}, whose every change would be a person's wish. "
+            "Run the workflow: gh workflow run preview.yaml; or look only: --dry-run."
+        )
+
+    def __reduce__(self) -> tuple[type["NotTheWriterError"], tuple[str, str]]:
+        return type(self), (self.writer, self.viewer)

@@ -1,9 +1,117 @@
 """The only module that gives and takes the label `preview`."""
 
-from preview.errors import GitHubError
-from preview.github import LABEL, GitHub, Object
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from rich.table import Table
+
+from preview import comment, deployment, proof
+from preview.errors import GitHubError, NotTheWriterError
+from preview.github import LABEL, OURS, GitHub, Object
+from preview.pulls import open_pulls
+from preview.readiness import ServiceToken, look
+from preview.rules import Decision, decide
 
 _PASSES = 3
+_RECENTLY = timedelta(hours=2)
+"""For how long a closed pull request is looked at again; runs are a quarter of an hour apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """By what a run decides: the report about Access, the names of previews, and the patience."""
+
+    report: Path | None
+    wildcard: str
+    idle: timedelta
+    token: ServiceToken
+
+    def host(self, number: int) -> str:
+        """Name the host of a pull request's preview."""
+        return self.wildcard.replace("*", str(number))
+
+
+@dataclass(slots=True)
+class Labeller:
+    """
+    Makes the labels of all open pull requests what they should be.
+
+    Keeps nothing between runs: GitHub's labels and events say all there is to know, so a run
+    that was cut off is made up for by the next.
+    """
+
+    github: GitHub
+    terms: Terms
+    troubles: list[GitHubError] = field(default_factory=list)
+
+    def decide(self) -> list[Decision]:
+        """Read everything, and show what follows from it."""
+        github, terms = self.github, self.terms
+        with github.console.step(f"read the open pull requests of {github.repository}"):
+            pulls = open_pulls(github)
+        known = proof.read(terms.report, terms.wildcard, github.now)
+        decisions = decide(pulls, known.access, github.now, terms.idle)
+        github.console.say(f"Access is {known.access}: {known.why}", access=known.access)
+        github.console.table(_table(decisions), [_facts(decision) for decision in decisions])
+        return decisions
+
+    def run(self) -> None:
+        """
+        Write what follows, look again until nothing does, then tell everybody.
+
+        Raises:
+            NotTheWriterError: our changes would count as a person's.
+            GitHubError: something of it was refused; the rest is done.
+        """
+        if (viewer := self.github.viewer()) != OURS:
+            raise NotTheWriterError(OURS, viewer)
+        for _ in range(_PASSES):
+            decisions = self.decide()
+            if self.troubles or not any(decision.change for decision in decisions):
+                break
+            self._write(decisions)
+        self._tell(decisions)
+        if self.troubles:
+            raise self.troubles[0]
+
+    def _write(self, decisions: list[Decision]) -> None:
+        """Free places first, so that a run which is cut off never leaves too many."""
+        for number in (each.pull.number for each in decisions if each.change == "remove"):
+            self._try(partial(self.github.remove_label, number))
+        for number in (each.pull.number for each in decisions if each.change == "add"):
+            if not self.troubles:
+                self._try(partial(self.github.add_label, number))
+
+    def _tell(self, decisions: list[Decision]) -> None:
+        github, terms, shown = self.github, self.terms, {}
+        for decision in filter(comment.may_exist, decisions):
+            pull, body = decision.pull, ""
+            if decision.change:  # refused, or somebody else's work of this moment
+                continue
+            if decision.gets:
+                host = terms.host(pull.number)
+                sight = look(host, pull.number, pull.head_sha, terms.token)
+                shown[pull.number] = deployment.Shown(pull.head_sha, host, sight)
+                body = comment.shown(pull, sight, host, github.now, terms.idle)
+            body = body or comment.about(decision, terms.idle)
+            self._say(pull.number, body, create=comment.is_due(decision))
+        for number in _closed(github):
+            self._say(number, comment.closed(), create=False)
+        self._try(partial(deployment.follow, github, shown))
+
+    def _say(self, number: int, body: str, *, create: bool) -> None:
+        self._try(partial(comment.say, self.github, number, body, create=create))
+
+    def _try(self, act: Callable[[], object]) -> None:
+        """Go on past what GitHub refuses: one pull request holds up no other."""
+        try:
+            act()
+        except GitHubError as error:
+            self.github.console.say(str(error))
+            self.troubles.append(error)
 
 
 def shut(github: GitHub, reason: str) -> list[int]:
@@ -11,24 +119,22 @@ def shut(github: GitHub, reason: str) -> list[int]:
     Take the label `preview` off every open pull request; return their numbers.
 
     Goes on past one that GitHub refuses, and looks again, because a writer may have been at work.
+    Who has a comment reads the reason there.
 
     Raises:
         GitHubError: a pull request still has the label, or GitHub did not say.
     """
     taken: set[int] = set()
     for last in (*[False] * (_PASSES - 1), True):
-        labelled = [pull["number"] for pull in github.open_pulls() if LABEL in label_names(pull)]
+        labelled = [pull["number"] for pull in github.open_pulls() if LABEL in _labels(pull)]
+        refusals = [_shut_one(github, number, reason, taken) for number in labelled]
         if not labelled:
             break
-        refusals = [_shut_one(github, number, reason, taken) for number in labelled]
         if last and (refused := [refusal for refusal in refusals if refusal]):
             raise refused[0]
+    for number in sorted(taken):
+        comment.say(github, number, comment.shut(reason))
     return sorted(taken)
-
-
-def label_names(pull: Object) -> set[str]:
-    """Name the labels of a pull request as GitHub lists it."""
-    return {label["name"] for label in pull["labels"]}
 
 
 def _shut_one(github: GitHub, number: int, reason: str, taken: set[int]) -> GitHubError | None:
@@ -39,3 +145,42 @@ def _shut_one(github: GitHub, number: int, reason: str, taken: set[int]) -> GitH
     taken.add(number)
     github.console.say(f"PR {number}: took the label {LABEL!r} off, {reason}", number=number)
     return None
+
+
+def _labels(pull: Object) -> set[str]:
+    return {label["name"] for label in pull["labels"]}
+
+
+def _closed(github: GitHub) -> Iterator[int]:
+    """Number the pull requests that were closed a short while ago."""
+    begin = github.now - _RECENTLY
+    pulls = github.pages("pulls", state="closed", sort="updated", direction="desc")
+    for pull in pulls:
+        if datetime.fromisoformat(pull["updated_at"]) < begin:
+            return
+        if datetime.fromisoformat(pull["closed_at"]) >= begin:
+            yield pull["number"]
+
+
+def _table(decisions: Iterable[Decision]) -> Table:
+    table = Table("PR", "label", "change", "because")
+    for decision in decisions:
+        behind = f", behind {', '.join(map(str, decision.behind))}" if decision.behind else ""
+        table.add_row(
+            str(decision.pull.number),
+            LABEL if decision.pull.labelled else "",
+            decision.change,
+            f"{decision.reason}{behind}",
+        )
+    return table
+
+
+def _facts(decision: Decision) -> Object:
+    return {
+        "number": decision.pull.number,
+        "labelled": decision.pull.labelled,
+        "change": decision.change or None,
+        "reason": decision.reason.name.lower(),
+        "because": str(decision.reason),
+        "behind": list(decision.behind),
+    }

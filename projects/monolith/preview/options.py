@@ -1,12 +1,33 @@
 """Options of commands that talk to other people's systems."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import SecretStr
 
-F = TypeVar("F", bound=Callable[..., Any])
+if TYPE_CHECKING:  # `monolith serve` imports none of these
+    from preview.console import Console
+    from preview.github import GitHub
+
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository on GitHub, where that is, and with whose token."""
+
+    name: str
+    url: str
+    token: SecretStr
+
+    def open(self, console: "Console") -> "GitHub":
+        """Make the client."""
+        from preview.github import GitHub  # noqa: PLC0415
+
+        return GitHub(self.name, self.token, console, url=self.url)
 
 
 class _Secret(click.ParamType[SecretStr]):
@@ -22,11 +43,18 @@ class _Secret(click.ParamType[SecretStr]):
 class _EnvironmentOption(click.Option):
     """An option that no command line can give: everybody sees a command line."""
 
+    param_type_name = "environment variable"
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Name what can be set."""
+        del ctx
+        return str(self.envvar)
+
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Leave the parser without it."""
 
 
-def secret(variable: str, *, required: bool = True) -> Callable[[F], F]:
+def secret(variable: str, *, required: bool = True) -> Callable[[Command], Command]:
     """Take a secret from an environment variable, and from nowhere else."""
     return click.option(
         f"--{variable.lower().replace('_', '-')}",
@@ -38,16 +66,18 @@ def secret(variable: str, *, required: bool = True) -> Callable[[F], F]:
     )
 
 
-def github(command: F) -> F:
-    """Say which repository, where GitHub is, and with which token: as in a workflow."""
-    repository = click.option(
+def repository(command: Command) -> Command:
+    """Hand over a Repository, which a workflow's environment names."""
+
+    @click.option(
         "--repository",
+        "name",
         envvar="GITHUB_REPOSITORY",
         required=True,
         metavar="OWNER/NAME",
         help="The repository.  [env: GITHUB_REPOSITORY]",
     )
-    url = click.option(
+    @click.option(
         "--github-url",
         envvar="GITHUB_API_URL",
         default="https://api.github.com",
@@ -55,4 +85,27 @@ def github(command: F) -> F:
         metavar="URL",
         help="GitHub's API.  [env: GITHUB_API_URL]",
     )
-    return repository(url(secret("GITHUB_TOKEN")(command)))
+    @secret("GITHUB_TOKEN")
+    @wraps(command)
+    def given(name: str, github_url: str, github_token: SecretStr, **others: Any) -> None:
+        command(repository=Repository(name, github_url, github_token), **others)
+
+    return given
+
+
+def service_token(command: Command) -> Command:
+    """Hand over id and secret of the service token for Cloudflare Access, where there is one."""
+    client_id = secret("CF_ACCESS_CLIENT_ID", required=False)
+    client_secret = secret("CF_ACCESS_CLIENT_SECRET", required=False)
+
+    @client_id
+    @client_secret
+    @wraps(command)
+    def given(
+        cf_access_client_id: SecretStr | None,
+        cf_access_client_secret: SecretStr | None,
+        **others: Any,
+    ) -> None:
+        command(service_token=(cf_access_client_id, cf_access_client_secret), **others)
+
+    return given

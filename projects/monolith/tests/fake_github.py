@@ -316,6 +316,14 @@ class FakeGitHub:
         said |= {"body": given.body["body"], "updated_at": self._stamp()}
         return web.json_response(said)
 
+    def _delete_comment(self, given: "Request") -> web.Response:
+        for listed in self.comments.values():
+            for said in listed:
+                if said["id"] == given.parts[0]:
+                    listed.remove(said)
+                    return web.Response(status=204)
+        return _no(404, "Not Found")
+
     def _checks(self, given: "Request") -> web.Response:
         name = given.raw.query.get("check_name")
         runs = [run for run in self.checks[given.texts[0]] if name in {None, run["name"]}]
@@ -418,6 +426,7 @@ ROUTES: list[tuple[str, str, Callable[[FakeGitHub, Request], web.Response]]] = [
     (r"GET issues/(\d+)/comments", "pull_requests=read", FakeGitHub._comments),
     (r"POST issues/(\d+)/comments", "pull_requests=write", FakeGitHub._comment),
     (r"PATCH issues/comments/(\d+)", "pull_requests=write", FakeGitHub._change_comment),
+    (r"DELETE issues/comments/(\d+)", "pull_requests=write", FakeGitHub._delete_comment),
     (r"GET commits/([0-9a-f]{40})/check-runs", "checks=read", FakeGitHub._checks),
     ("GET deployments", "deployments=read", FakeGitHub._deployments),
     ("POST deployments", "deployments=write", FakeGitHub._deploy),

@@ -47,6 +47,7 @@ EXAMPLES = [
     preview_errors.SweepError("production's Application", "it is not there", "Grant it."),
     preview_errors.GitHubError("GET /user", "it says 401", "Give a token."),
     preview_errors.RateLimitError("GET /user", 300, "12:00:00 UTC"),
+    preview_errors.NotTheWriterError("github-actions[bot]", "ada"),
     preview_errors.SystemSaysNoError("OSError: no"),
     preview_errors.AppError("it ended", "Its log ends: x."),
 ]

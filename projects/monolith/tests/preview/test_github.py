@@ -9,14 +9,7 @@ from preview.console import Console
 from preview.errors import GitHubError, RateLimitError
 from preview.github import GitHub
 from preview.label import shut
-from tests.fake_github import BOT, REPOSITORY, RIGHTS, TOKEN, FakeGitHub
-
-
-@pytest.fixture
-def server():
-    """A GitHub with one repository, on loopback."""
-    with FakeGitHub().running() as fake:
-        yield fake
+from tests.fake_github import BOT, REPOSITORY, RIGHTS, TOKEN
 
 
 @pytest.fixture
