@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test prove preview down lock docs migrations-hash
+.PHONY: help setup fmt check actionlint test prove preview down lock docs migrations-hash
 
 PYTHON ?= python3
 BIN := .venv/bin
+ACTIONLINT := v1.7.12
 # a .venv that was moved, or whose making was cut off, lacks this file and is made anew
 SETUP := .venv/.setup$(subst /,-,$(CURDIR))
 
@@ -30,12 +31,18 @@ check: $(SETUP) ## lint, types, import rules, dead values, docs, migrations; cha
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/zizmor --quiet --offline --persona=auditor .github/workflows
+	@if command -v go > /dev/null; then $(MAKE) --no-print-directory actionlint; else echo "skipped actionlint: it needs Go, which is not installed; CI runs it"; fi
 	$(BIN)/python tools/chart_readme.py --check
 	cd projects/monolith && ../../$(BIN)/python -m tests.chart.lifecycle --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate --quiet projects/monolith/tests
 	$(BIN)/monolith preview migrations
 	$(BIN)/pytest --quiet projects/monolith/tests/test_architecture.py projects/monolith/tests/test_docs.py projects/monolith/tests/chart/test_values.py
+
+actionlint: $(SETUP) ## lint the workflows with actionlint, built from its source; needs Go
+	@test -x .venv/actionlint/$(ACTIONLINT)/actionlint || GOFLAGS= GOBIN=$(CURDIR)/.venv/actionlint/$(ACTIONLINT) go install github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT)
+	.venv/actionlint/$(ACTIONLINT)/actionlint -shellcheck= -pyflakes=
 
 test: $(SETUP) ## run the tests, with a real Postgres that comes as a wheel
 	$(BIN)/pytest --numprocesses auto

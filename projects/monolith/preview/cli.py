@@ -190,12 +190,12 @@ def sweep(*, delete: bool, as_json: bool) -> None:
 @options.repository
 @options.service_token
 @click.option(
-    "--host",
-    "wildcard",
+    "--wildcard",
+    metavar="NAME",
     default="*.pr.jomcgi.dev",
     show_default=True,
     callback=_wildcard,
-    help="Where previews are, with * for the number.",
+    help="The names of previews, with * for the number.",
 )
 @click.option(
     "--access-report",

@@ -43,7 +43,7 @@ class Labelling:
     def command(self, *arguments: str) -> list[str]:
         """Return what a workflow would type, with a report of this moment."""
         report = [f"--access-report={self.report()}"] if self.verdict else []
-        return ["preview", "label", f"--host={self.wildcard}", *report, *arguments]
+        return ["preview", "label", f"--wildcard={self.wildcard}", *report, *arguments]
 
     def environment(self) -> dict[str, str]:
         """Return what a workflow has in its environment."""

@@ -650,9 +650,9 @@ class TestRun:
         assert "ghs_workflow" not in said
 
 
-@pytest.mark.parametrize("host", ["pr.jomcgi.dev", "*.*.dev", "https://*.dev", "*.dev/x", "*.dev:"])
-def test_host(label, host):
+@pytest.mark.parametrize("name", ["pr.jomcgi.dev", "*.*.dev", "https://*.dev", "*.dev/x", "*.dev:"])
+def test_wildcard(label, name):
     """
-    A host without exactly one place for the number is refused.
+    A name without exactly one place for the number is refused.
     """
-    assert "--host" in label.run(f"--host={host}", code=2).stderr
+    assert "--wildcard" in label.run(f"--wildcard={name}", code=2).stderr
