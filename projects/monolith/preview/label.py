@@ -14,6 +14,7 @@ from preview.github import LABEL, OURS, GitHub, Object
 from preview.pulls import open_pulls
 from preview.readiness import ServiceToken, look
 from preview.rules import Decision, decide
+from shared.errors import MonolithError
 
 _PASSES = 3
 _RECENTLY = timedelta(hours=2)
@@ -119,7 +120,7 @@ def shut(github: GitHub, reason: str) -> list[int]:
     Take the label `preview` off every open pull request; return their numbers.
 
     Goes on past one that GitHub refuses, and looks again, because a writer may have been at work.
-    Who has a comment reads the reason there.
+    Each is told the reason, where GitHub lets us.
 
     Raises:
         GitHubError: a pull request still has the label, or GitHub did not say.
@@ -133,7 +134,10 @@ def shut(github: GitHub, reason: str) -> list[int]:
         if last and (refused := [refusal for refusal in refusals if refusal]):
             raise refused[0]
     for number in sorted(taken):
-        comment.say(github, number, comment.shut(reason))
+        try:
+            comment.say(github, number, comment.shut(reason))
+        except MonolithError as error:  # the door is shut, and that is what counts
+            github.console.say(str(error))
     return sorted(taken)
 
 

@@ -324,3 +324,21 @@ class TestShut:
             shut(ask(), "Access is open")
 
         assert server.previews() == {7}
+
+    @pytest.mark.parametrize(("status", "wait"), [(403, None), (403, "999")])
+    def test_no_comment(self, server, ask, status, wait):
+        """
+        Where GitHub takes no comment, the labels are off all the same, and are named.
+        """
+        for number in (7, 8):
+            server.open(number)
+            server.label(number)
+
+        def refuse(request):
+            if request.path.endswith("/comments"):
+                server.limit(status, "no", **({"Retry_After": wait} if wait else {}))
+
+        server.before = refuse
+
+        assert shut(ask(), "Access is open") == [7, 8]
+        assert server.previews() == set()

@@ -178,7 +178,7 @@ class AnyHistory(RuleBasedStateMachine):
         assert sorted(deployed) == sorted(heads)
 
     def nobody_starves(self):
-        """Whoever may have a place and waits gets one, as others close, one after the other."""
+        """Whoever may have a place and waits gets one as others close, however many more come."""
         self.label.verdict, self.label.age = "PROTECTED", timedelta(0)
         self.label.run()
         waiting = self.entitled()
@@ -186,13 +186,21 @@ class AnyHistory(RuleBasedStateMachine):
             self.server.push(number)
             self.server.build(number)
         served = set()
-        for _ in range(len(self.server.pulls) + 1):
+        for _ in range(1 + len(waiting) // 3):
+            self.newcomers()
             self.label.run()
-            assert self.server.previews() <= waiting
             served |= self.server.previews()
             for number in self.server.previews():
                 self.server.close(number)
-        assert served == waiting
+        assert served >= waiting
+        assert not served & self.foreign
+
+    def newcomers(self):
+        """Enough pull requests for every place are opened, later than all others."""
+        self.server.pass_time(minutes=1)
+        for number in range(len(self.server.pulls) + 1, len(self.server.pulls) + 4):
+            self.server.open(number)
+            self.server.build(number)
 
     def entitled(self):
         """Number the open pull requests that may have a place, by the words of the rules."""
@@ -214,4 +222,4 @@ class AnyHistory(RuleBasedStateMachine):
 
 
 TestAnyHistory = AnyHistory.TestCase
-TestAnyHistory.settings = settings(deadline=None, max_examples=25, stateful_step_count=30)
+TestAnyHistory.settings = settings(deadline=None, max_examples=15, stateful_step_count=30)
