@@ -205,8 +205,9 @@ def _refusal(request: str, answer: httpx2.Response) -> GitHubError:
     said = f"it says {status} {_message(answer)}".rstrip()
     remedy = _REMEDIES.get(status, "Try again.")
     if status == HTTPStatus.FORBIDDEN:
-        needed = answer.headers.get("x-accepted-github-permissions", "see docs/operations.md")
-        remedy = f"Give the token the permission: {needed}."
+        needed = answer.headers.get("x-accepted-github-permissions")
+        grant = f"the permission: {needed}" if needed else "what docs/operations.md lists"
+        remedy = f"Give the token {grant}."
     return GitHubError(request, said, remedy, status)
 
 

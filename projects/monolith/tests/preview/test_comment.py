@@ -1,8 +1,11 @@
+import asyncio
 import re
+from types import SimpleNamespace
 
 import pytest
 from pydantic import SecretStr
 
+from app.problems import StartupGate
 from preview.comment import MARKER
 from preview.console import Console
 from preview.github import GitHub
@@ -10,7 +13,20 @@ from preview.label import shut
 from tests.fake_github import BOT, REPOSITORY, TOKEN
 from tests.fake_preview import CLIENT, NUMBER, FakePreview, attestation
 
-STARTING = {"status": 503, "detail": "Startup has not finished."}
+
+def startup_answer():
+    """Return what the app itself answers before its startup has finished."""
+    said = []
+
+    async def never(*_):
+        raise AssertionError
+
+    async def send(message):
+        said.append(message)
+
+    state = SimpleNamespace(state=SimpleNamespace(ready=False))
+    asyncio.run(StartupGate(never)({"type": "http", "app": state, "headers": []}, never, send))
+    return said[0]["status"], said[1]["body"].decode()
 
 
 @pytest.fixture
@@ -93,7 +109,7 @@ class TestState:
         [
             ((404, ""), "cloning: there is no route yet"),
             ((503, "no healthy upstream"), "starting: clone and route are there"),
-            ((503, STARTING), "starting: the app is there"),
+            (startup_answer(), "starting: the app is there"),
             ((200, "<html>"), "failed: what answers is not this preview"),
             ((200, []), "failed: what answers is not this preview"),
             ((200, {"mode": "production"}), "failed: what answers is not this preview"),

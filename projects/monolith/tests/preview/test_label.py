@@ -635,6 +635,17 @@ class TestRun:
         assert "wait for GitHub" in said
         assert server.previews() == {1, 2}
 
+    def test_no_such_label(self, server, label):
+        """
+        A repository without the label is told so: the workflow may put labels on, not make them.
+        """
+        server.labels.discard("preview")
+        ready(server, 1)
+        said = label.run(code=78).stderr
+
+        assert "create labels" in said
+        assert "docs/operations.md" in said
+
     def test_secrets_are_not_shown(self, server, label):
         """
         Neither token is in what a run says, whether it works or fails.
