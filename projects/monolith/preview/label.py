@@ -126,13 +126,15 @@ def shut(github: GitHub, reason: str) -> list[int]:
         GitHubError: a pull request still has the label, or GitHub did not say.
     """
     taken: set[int] = set()
-    for last in (*[False] * (_PASSES - 1), True):
-        labelled = [pull["number"] for pull in github.open_pulls() if LABEL in _labels(pull)]
-        refusals = [_shut_one(github, number, reason, taken) for number in labelled]
-        if not labelled:
+    refusals: list[GitHubError] = []
+    for _ in range(_PASSES):
+        if not (labelled := _labelled(github)):
             break
-        if last and (refused := [refusal for refusal in refusals if refusal]):
-            raise refused[0]
+        refusals = _shut_each(github, labelled, reason, taken)
+    else:
+        if left := _labelled(github):
+            found, remedy = "somebody adds it again", "Stop whoever does, then run it again."
+            raise next(iter(refusals), GitHubError(f"the label off {left}", found, remedy))
     for number in sorted(taken):
         try:
             comment.say(github, number, comment.shut(reason))
@@ -141,18 +143,28 @@ def shut(github: GitHub, reason: str) -> list[int]:
     return sorted(taken)
 
 
-def _shut_one(github: GitHub, number: int, reason: str, taken: set[int]) -> GitHubError | None:
-    try:
-        github.remove_label(number)
-    except GitHubError as error:
-        return error
-    taken.add(number)
-    github.console.say(f"PR {number}: took the label {LABEL!r} off, {reason}", number=number)
-    return None
+def _shut_each(
+    github: GitHub, numbers: list[int], reason: str, taken: set[int]
+) -> list[GitHubError]:
+    refusals = []
+    for number in numbers:
+        try:
+            github.remove_label(number)
+        except GitHubError as error:
+            refusals.append(error)
+        else:
+            taken.add(number)
+            text = f"PR {number}: took the label {LABEL!r} off, {reason}"
+            github.console.say(text, number=number)
+    return refusals
 
 
-def _labels(pull: Object) -> set[str]:
-    return {label["name"] for label in pull["labels"]}
+def _labelled(github: GitHub) -> list[int]:
+    return [
+        pull["number"]
+        for pull in github.open_pulls()
+        if LABEL in {label["name"] for label in pull["labels"]}
+    ]
 
 
 def _closed(github: GitHub) -> Iterator[int]:

@@ -269,6 +269,9 @@ class FakeGitHub:
     def _events(self, given: "Request") -> web.Response:
         return self._list(given, self.events[given.parts[0]])
 
+    def _labels(self, given: "Request") -> web.Response:
+        return self._list(given, self.pulls[given.parts[0]]["labels"])
+
     def _add_labels(self, given: "Request") -> web.Response:
         number = given.parts[0]
         names = given.body["labels"]
@@ -420,6 +423,7 @@ ROUTES: list[tuple[str, str, Callable[[FakeGitHub, Request], web.Response]]] = [
     ("GET pulls", "pull_requests=read", FakeGitHub._pulls),
     (r"GET pulls/(\d+)/files", "pull_requests=read", FakeGitHub._files),
     (r"GET issues/(\d+)/events", "pull_requests=read", FakeGitHub._events),
+    (r"GET issues/(\d+)/labels", "pull_requests=read", FakeGitHub._labels),
     (r"POST issues/(\d+)/labels", "pull_requests=write", FakeGitHub._add_labels),
     (r"PUT issues/(\d+)/labels", "pull_requests=write", FakeGitHub._set_labels),
     (r"DELETE issues/(\d+)/labels/([^/]+)", "pull_requests=write", FakeGitHub._remove_label),

@@ -325,6 +325,33 @@ class TestShut:
 
         assert server.previews() == {7}
 
+    def test_hidden_refusal(self, server, ask):
+        """
+        A 404 that hides a lack of rights is not taken for a label that is off.
+        """
+        server.open(7)
+        server.label(7)
+
+        def hide(request):
+            if request.method == "DELETE":
+                server.limit(404, "Not Found")
+
+        server.before = hide
+        with pytest.raises(GitHubError, match="404, and the label is still there"):
+            shut(ask(), "Access is open")
+
+        assert server.previews() == {7}
+
+    def test_added_again_and_again(self, server, ask):
+        """
+        Where somebody adds the label each time, that is an error that says so.
+        """
+        server.open(7)
+        server.label(7)
+        server.before = lambda _: server.label(7)
+        with pytest.raises(GitHubError, match="somebody adds it again"):
+            shut(ask(), "Access is open")
+
     @pytest.mark.parametrize(("status", "wait"), [(403, None), (403, "999")])
     def test_no_comment(self, server, ask, status, wait):
         """
