@@ -145,7 +145,7 @@ def _placed(holders: list[Pull], waiting: list[Pull], access: Access) -> list[De
     free = MOST - len(decisions)
     ahead = [pull.number for pull in holders[:MOST]]
     for pull in [*waiting, *holders[MOST:]]:
-        if not (pull.image or pull.labelled):
+        if not pull.image:
             decisions.append(Decision(pull, Reason.NO_IMAGE))
         elif free and access is not Access.PROVEN:
             decisions.append(Decision(pull, Reason.UNPROVEN))
@@ -160,8 +160,12 @@ def _placed(holders: list[Pull], waiting: list[Pull], access: Access) -> list[De
 
 
 def _given_at(pull: Pull, now: datetime) -> datetime:
-    """Say since when it has the label; one whose event GitHub does not show yet is the newest."""
-    return pull.words[-1].at if pull.words and pull.words[-1].on else now
+    """
+    Say since when it holds a place: one that was closed meanwhile held none until it was reopened.
+
+    One whose event GitHub does not show yet is the newest.
+    """
+    return max(pull.asked_at, pull.words[-1].at) if pull.words and pull.words[-1].on else now
 
 
 def _waits_since(pull: Pull) -> datetime:

@@ -69,6 +69,22 @@ class TestPlaces:
         label.run()
         assert server.previews() == {2, 3, 4}
 
+    def test_reopened(self, server, label):
+        """
+        Whoever comes back with an old label drives nobody out who got the place meanwhile.
+        """
+        ready(server, 1, 2, 3, 4)
+        label.run()
+        server.close(1)
+        label.run()
+        assert server.previews() == {2, 3, 4}
+        server.pass_time(minutes=1)
+        server.reopen(1)
+        assert server.previews() == {1, 2, 3, 4}
+        label.run()
+
+        assert server.previews() == {2, 3, 4}
+
     def test_pushes_lose_no_turn(self, server, label):
         """
         Whoever works while waiting does not fall back.
