@@ -168,14 +168,12 @@ def _labelled(github: GitHub) -> list[int]:
 
 
 def _closed(github: GitHub) -> Iterator[int]:
-    """Number the pull requests that were closed a short while ago."""
+    """Number the closed pull requests with which something happened a short while ago."""
     begin = github.now - _RECENTLY
-    pulls = github.pages("pulls", state="closed", sort="updated", direction="desc")
-    for pull in pulls:
+    for pull in github.pages("pulls", state="closed", sort="updated", direction="desc"):
         if datetime.fromisoformat(pull["updated_at"]) < begin:
             return
-        if datetime.fromisoformat(pull["closed_at"]) >= begin:
-            yield pull["number"]
+        yield pull["number"]
 
 
 def _table(decisions: Iterable[Decision]) -> Table:

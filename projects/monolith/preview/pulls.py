@@ -60,11 +60,11 @@ def _touches(github: GitHub, number: int) -> bool:
 
 
 def _with_image(github: GitHub, pull: Pull) -> Pull:
-    path, name = f"commits/{pull.head_sha}/check-runs", IMAGE_JOB
+    path = f"commits/{pull.head_sha}/check-runs"
     runs = [
         run
-        for run in github.pages(path, "check_runs", check_name=name, filter="all")
-        if run["name"] == name and (run["app"] or {}).get("slug") == "github-actions"
+        for run in github.pages(path, "check_runs", check_name=IMAGE_JOB, filter="all")
+        if (run["app"] or {}).get("slug") == "github-actions"
     ]
     at = [run[when] for run in runs for when in ("started_at", "completed_at") if run[when]]
     return replace(

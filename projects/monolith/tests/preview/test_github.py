@@ -224,6 +224,18 @@ class TestRate:
         with pytest.raises(RateLimitError, match=r"within 300 s.*until \d\d:\d\d:\d\d UTC"):
             ask().open_pulls()
 
+    def test_too_often(self, server, ask, monkeypatch):
+        """
+        Several waits count together.
+        """
+        monkeypatch.setattr("preview.github._LONGEST_WAIT", 1.5)
+        for _ in range(2):
+            server.limit(429, Retry_After="1")
+        with pytest.raises(RateLimitError):
+            ask().open_pulls()
+
+        assert len(server.requests) == 2
+
     def test_no_limit(self, server, ask):
         """
         A plain 403 is not waited for.

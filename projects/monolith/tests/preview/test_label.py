@@ -174,6 +174,26 @@ class TestWishes:
 
         assert (label.reasons(), server.previews()) == ({1: "holds"}, {1})
 
+    @pytest.mark.parametrize(
+        ("files", "reason"),
+        [
+            ([{"filename": "old.py", "previous_filename": "projects/monolith/new.py"}], "holds"),
+            ([{"filename": "new.py", "previous_filename": "old.py"}], "elsewhere"),
+            ([{"filename": "projects/monolithic/x.py"}], "elsewhere"),
+            ([{"filename": f"docs/{n}.md"} for n in range(150)], "elsewhere"),
+            ([{"filename": f"docs/{n}.md"} for n in range(3000)], "holds"),
+        ],
+        ids=["moved-away", "moved", "look-alike", "many", "more-than-github-lists"],
+    )
+    def test_paths(self, server, label, files, reason):
+        """
+        What was moved away from the monolith changes it, and so does more than GitHub lists.
+        """
+        ready(server, 1)
+        server.files[1] = files
+
+        assert label.reasons() == {1: reason}
+
     def test_opt_out(self, server, label):
         """
         A label that a person took off stays off, whatever is pushed, until a person adds it.
