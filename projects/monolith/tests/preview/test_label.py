@@ -608,6 +608,24 @@ class TestRun:
 
         assert server.previews() == {1, 2}
 
+    def test_nobody_is_told_too_early(self, server, label):
+        """
+        A label that GitHub refused is told nobody as if it were there.
+        """
+        ready(server, 1)
+
+        def refuse(request):
+            if request.method == "POST" and request.path.endswith("/labels"):
+                server.limit(500, "Server Error")
+
+        server.before = refuse
+        label.run(code=78)
+        assert (server.comments[1], server.deployments) == ([], {})
+        server.before = lambda _: None
+        label.run()
+
+        assert len(server.comments[1]) == len(server.deployments) == 1
+
     def test_never_the_whole_set(self, server, label):
         """
         Labels that others add or remove meanwhile stay as they want them.
