@@ -9,8 +9,8 @@ import jwt
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.access_keys import KeySet, NoKeysError, UnknownKeyError
 from app.problems import problem
+from shared.access_keys import KeySet, NoKeysError, UnknownKeyError
 from shared.dsn import Target
 from shared.errors import NoAccessError
 from shared.settings import Settings

@@ -13,12 +13,12 @@ from fastapi import FastAPI
 
 from app import problems
 from app.access import Access, Door, Rules
-from app.access_keys import KeySet, fetch_from
 from app.api import health, notes, preview, scheduler
 from app.neutralize import neutralize as neutralize_clone
 from app.resources import started_now
 from app.startup import STARTUP_POINTS, started
 from shared import log as logging
+from shared.access_keys import KeySet, fetch_from
 from shared.audit import audit_record, write_refusal
 from shared.database import Database
 from shared.errors import ListenError, MonolithError

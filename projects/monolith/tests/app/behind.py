@@ -8,7 +8,7 @@ import time
 import httpx2
 
 from app.access import Access, Door, Rules
-from app.access_keys import KeySet, read_keys
+from shared.access_keys import KeySet, read_keys
 from shared.settings import Settings
 from tests.environment import ACCESS, environment, read
 

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import access_keys
-from app.access_keys import NoKeysError, UnknownKeyError, read_keys
+from shared import access_keys
+from shared.access_keys import NoKeysError, UnknownKeyError, read_keys
 from tests.app.behind import HEADER, Behind, encoded
 from tests.team import EMAIL, Team, new_key
 
