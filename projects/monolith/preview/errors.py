@@ -308,6 +308,22 @@ class MissingModuleError(MonolithError):
         return type(self), (self.module,)
 
 
+class AccessCheckError(MonolithError):
+    """What to check is not said, or not in a way that leads to a proof."""
+
+    def __init__(self, found: str, fact: str, expected: str) -> None:
+        self.found = found
+        self.fact = fact
+        self.expected = expected
+        super().__init__(
+            f"Refused to check Cloudflare Access: expected {fact} to be {expected}, "
+            f"the command says {found}. Correct {fact}; docs/operations.md has an example."
+        )
+
+    def __reduce__(self) -> tuple[type["AccessCheckError"], tuple[str, str, str]]:
+        return type(self), (self.found, self.fact, self.expected)
+
+
 class SweepError(MonolithError):
     """The cluster does not show enough to call anything left behind."""
 

@@ -44,6 +44,7 @@ EXAMPLES = [
     preview_errors.NoPreviewError(7, ()),
     preview_errors.ForeignPreviewError(7, 1),
     preview_errors.MissingModuleError("kubernetes"),
+    preview_errors.AccessCheckError("'x'", "--wildcard", "one * in the first of several labels"),
     preview_errors.SweepError("production's Application", "it is not there", "Grant it."),
     preview_errors.GitHubError("GET /user", "it says 401", "Give a token."),
     preview_errors.RateLimitError("GET /user", 300, "12:00:00 UTC"),
