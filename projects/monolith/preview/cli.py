@@ -17,10 +17,12 @@ import click
 from pydantic import SecretStr
 
 from preview import options
+from preview.access_options import Verdicts, access
 from preview.errors import MissingModuleError, SystemSaysNoError
 from shared.errors import MonolithError
 
 if TYPE_CHECKING:  # `monolith serve` imports none of these
+    from preview.access_edge import Transports
     from preview.binaries import Binaries
     from preview.places import Places, Preview
 
@@ -186,6 +188,38 @@ def sweep(*, delete: bool, as_json: bool) -> None:
         sys.exit(_sweep(delete=delete, as_json=as_json))
 
 
+@preview.command(cls=Verdicts)
+@click.argument("hosts", nargs=-1, metavar="[HOST]...")
+@access
+@_as_json
+@click.pass_obj
+def check_access(transports: "Transports | None", /, *, as_json: bool, **given: Any) -> None:
+    """
+    Prove from outside that Cloudflare Access is in front of every preview.
+
+    Asks each HOST, which is a preview's name, and names that it makes up. Shows tokens and reads
+    Cloudflare's API where the environment has CF_ACCESS_CLIENT_ID and CF_ACCESS_CLIENT_SECRET,
+    CF_ACCESS_OTHER_TOKEN, CLOUDFLARE_API_TOKEN; no option takes these.
+
+    Exits 0 only when all is PROTECTED; 2 EXPOSED, 3 WRONG_APP, 4 INCONCLUSIVE, 64 wrong usage,
+    78 refused, 130 interrupted.
+    """
+    with _refusals():
+        from preview.access_check import Check, Question  # noqa: PLC0415
+        from preview.access_shut import Shutter  # noqa: PLC0415
+        from preview.console import Console  # noqa: PLC0415
+
+        console = Console(aside=as_json)
+        shutter = Shutter.of(given, console)
+        check = Check(Question.of(given), console, transports)
+    report = shutter.closed(_run(check.run(), interrupted=130))
+    if as_json:
+        click.echo(json.dumps(report.facts()))
+    else:
+        report.show(console)
+    _leave(report.verdict.exit_code)
+
+
 @preview.command()
 @options.repository
 @options.service_token
@@ -290,7 +324,7 @@ def _known(places: "Places", number: int | None) -> "Preview":
     return known[number]
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def _run(work: Coroutine[Any, Any, T], interrupted: int = 0) -> T:
     """Run to the end; Ctrl-C, SIGTERM and a closed terminal are ends too, and clean up."""
 
     async def interruptible() -> T:
@@ -304,7 +338,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         try:
             return asyncio.run(interruptible())
         except (asyncio.CancelledError, KeyboardInterrupt):
-            sys.exit(0)
+            sys.exit(interrupted)
 
 
 @contextmanager

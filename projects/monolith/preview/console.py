@@ -18,12 +18,14 @@ class Console:
     Shows steps as they happen.
 
     A terminal gets a spinner and one line a step, anything else plain lines,
-    and with `as_json` each line is an object.
+    and with `as_json` each line is an object. With `aside` it all goes to
+    standard error, where standard output is for a program alone.
     """
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, aside: bool = False) -> None:
         self._json = as_json
-        self._terminal = Terminal(highlight=False)
+        self._aside = aside
+        self._terminal = Terminal(highlight=False, stderr=aside)
         self._status: Status | None = None
 
     @contextmanager
@@ -47,6 +49,11 @@ class Console:
         """Show how far a step has come, in bytes; only a terminal does."""
         if self._status is not None and total:
             self._status.update(f"copying, {100 * done // total} % of {total / 2**20:.0f} MiB")
+
+    def counted(self, done: int, total: int) -> None:
+        """Show how much of a step is done; only a terminal does."""
+        if self._status is not None:
+            self._status.update(f"{done} of {total}")
 
     def say(self, text: str, **facts: Any) -> None:
         """Show one line, or its facts."""
@@ -73,5 +80,5 @@ class Console:
         self._out(json.dumps({"event": event, **facts}) if self._json else f"- {line}")
 
     def _out(self, text: str) -> None:
-        click.echo(text)
+        click.echo(text, err=self._aside)
         sys.stdout.flush()
