@@ -18,10 +18,12 @@ from app.neutralize import neutralize as neutralize_clone
 from app.resources import started_now
 from app.startup import STARTUP_POINTS, started
 from shared import log as logging
+from shared import tripwire
 from shared.access_keys import KeySet, fetch_from
 from shared.audit import audit_record, write_refusal
 from shared.database import Database
-from shared.errors import ListenError, MonolithError
+from shared.errors import ListenError, MonolithError, UnguardedError
+from shared.seal import seal
 from shared.settings import Settings
 
 
@@ -46,6 +48,9 @@ class Startup:
         self.step = "database target"
         self.database = Database.from_settings(self.settings)
         self.database.judge_target()
+        if self.settings.pr_env:
+            self.step = "tripwire"
+            arm(self.settings, self.database)
         self.step = "access"
         Rules.from_settings(self.settings, self.database.target)
         self.step = "database identity"
@@ -59,19 +64,35 @@ class Startup:
         return error.exit_code
 
 
+def arm(settings: Settings, database: Database) -> None:
+    """
+    Seal this process, then arm its tripwire.
+
+    Raises:
+        SealError: PR_ENV_SEAL=required, and the kernel does not seal.
+    """
+    allowed = tripwire.Allowed.from_settings(settings, database.target)
+    sealed = seal(allowed.ports, required=settings.pr_env_seal == "required")
+    tripwire.arm(allowed, sealed)
+
+
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """
     Make the app; it answers 503 until its startup has finished.
 
     Raises:
         NoAccessError: it would be a preview that others can reach without Cloudflare Access.
+        UnguardedError: it would be a preview whose tripwire nobody has armed.
     """
+    if settings.pr_env and not tripwire.armed():
+        raise UnguardedError(found="nobody has armed it")
     rules = Rules.from_settings(settings, database.target)
     door = Door(rules, KeySet(fetch_from(rules.issuer))) if rules else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
+            _judge_loop(settings)
             async with database.pool() as pool:
                 resources = started_now(settings, database, pool, door)
                 async with started(resources):
@@ -91,6 +112,12 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     for router in (health.router, notes.router, scheduler.router, preview.router):
         app.include_router(router)
     return app
+
+
+def _judge_loop(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    if settings.pr_env and not isinstance(loop, asyncio.BaseEventLoop):
+        raise UnguardedError(found=f"the loop is {type(loop).__module__}'s")
 
 
 def check() -> int:

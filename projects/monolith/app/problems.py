@@ -14,7 +14,7 @@ from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.errors import MonolithError, MutedError
+from shared.errors import MonolithError, MutedError, OutboundRefusedError
 
 log = structlog.get_logger()
 
@@ -37,6 +37,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(MutedError, _muted)
+    app.add_exception_handler(OutboundRefusedError, _outbound)
     for trouble in (
         MonolithError,
         OSError,
@@ -90,6 +91,11 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 async def _muted(_request: Request, error: Exception) -> JSONResponse:
     error = cast("MutedError", error)
     return problem(409, str(error), startup_point=error.point, reason=error.reason)
+
+
+async def _outbound(_request: Request, error: Exception) -> JSONResponse:
+    error = cast("OutboundRefusedError", error)
+    return problem(409, str(error), act=error.act)
 
 
 async def _no_database(_request: Request, error: Exception) -> JSONResponse:

@@ -8,9 +8,11 @@ from typing import Any
 
 import structlog
 
+from shared import tripwire
 from shared.database import Database
 from shared.errors import AuditError, MonolithError
 from shared.identity import Verdict
+from shared.seal import Seal
 from shared.settings import Settings
 
 log = structlog.get_logger()
@@ -24,6 +26,7 @@ def audit_record(settings: Settings | None, database: Database | None) -> dict[s
     the SHA-256 of all the others as JSON with sorted keys and no white space.
     """
     record = _mode(settings) | {
+        "outbound": _outbound() if settings and settings.pr_env else None,
         "pr_number": database.expected.number if database else None,
         "database": {
             "verdict": database.verdict if database else Verdict.UNABLE,
@@ -52,6 +55,17 @@ def _mode(settings: Settings | None) -> dict[str, Any]:
     }
 
 
+def _outbound() -> dict[str, Any]:
+    armed = tripwire.armed()
+    seal = armed.seal if armed else Seal(reason="nobody has asked")
+    return {
+        "tripwire": {"armed": armed is not None, "allowed": armed.allowed.said if armed else []},
+        "seal": asdict(seal) | {"ports": list(seal.ports)},
+        "network_policy": "not visible from inside",
+        "blind_spots": armed.blind_spots if armed else ["everything"],
+    }
+
+
 def audit_line(record: dict[str, Any]) -> str:
     """Put an audit record into one line for people."""
     pr = f" {record['pr_number']}" if record["pr_number"] else ""
@@ -63,6 +77,7 @@ def audit_line(record: dict[str, Any]) -> str:
             f"{record['mode']}{pr}",
             *points,
             f"{database} {record['database']['verdict']}",
+            *(_held(record["outbound"]) if record["outbound"] else []),
             *([f"access {record['access']}"] if record["access"] else []),
             *[f"dropped {name}" for name in record["dropped_credentials"]],
             record["digest"],
@@ -101,6 +116,11 @@ def _write(write: Callable[..., None], event: str, **facts: Any) -> None:
     else:
         return
     raise AuditError(reason)
+
+
+def _held(outbound: dict[str, Any]) -> tuple[str, str]:
+    armed = "armed" if outbound["tripwire"]["armed"] else "unarmed"
+    return f"tripwire {armed}", str(Seal(**outbound["seal"]))
 
 
 def _decided(point: dict[str, Any]) -> str:

@@ -43,6 +43,11 @@ class Target:
         """Whether the host is a directory that holds a Unix socket."""
         return self.host.startswith("/")
 
+    @property
+    def socket_path(self) -> str:
+        """The path of the Unix socket; where the host is no directory there is none."""
+        return f"{self.host}/{_SOCKET_FILE}{self.port}"
+
     def __str__(self) -> str:
         """Return host, port and database; never user or password."""
         return f"{self.host}:{self.port}/{self.database}"

@@ -1,5 +1,6 @@
 """Every error that is raised on purpose."""
 
+import errno
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -144,6 +145,56 @@ class MutedError(MonolithError):
 
     def __reduce__(self) -> tuple[type["MutedError"], tuple[str, str]]:
         return type(self), (self.point, self.reason)
+
+
+class OutboundRefusedError(MonolithError, PermissionError):
+    """A preview's code asked for what only production may do; libraries see an OSError (EPERM)."""
+
+    def __init__(self, act: str, allowed: str, remedy: str) -> None:
+        self.act = act
+        self.allowed = allowed
+        self.remedy = remedy
+        message = (
+            f"Refused to reach out: expected nothing but {allowed}, "
+            f"the code asks to {act}. {remedy}"
+        )
+        super().__init__(errno.EPERM, message)
+
+    def __str__(self) -> str:
+        """Return the message without the number that an OSError puts before it."""
+        return str(self.strerror)
+
+    def __reduce__(self) -> tuple[type["OutboundRefusedError"], tuple[str, str, str]]:
+        return type(self), (self.act, self.allowed, self.remedy)
+
+
+class UnguardedError(MonolithError):
+    """A preview would serve where its tripwire sees nothing."""
+
+    def __init__(self, found: str) -> None:
+        self.found = found
+        super().__init__(
+            "Refused to serve a preview: expected its tripwire to be armed and asyncio's own event "
+            f"loop, the process says {found}. Start it with `monolith serve`."
+        )
+
+    def __reduce__(self) -> tuple[type["UnguardedError"], tuple[str]]:
+        return type(self), (self.found,)
+
+
+class SealError(MonolithError):
+    """PR_ENV_SEAL=required, and the kernel does not seal."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            "Refused to start unsealed: expected Landlock with network rules, "
+            f"the kernel says {reason}. "
+            "Run it on Linux 6.7 or newer, where nothing forbids Landlock, before any thread."
+        )
+
+    def __reduce__(self) -> tuple[type["SealError"], tuple[str]]:
+        return type(self), (self.reason,)
 
 
 class AuditError(MonolithError):

@@ -2,9 +2,10 @@
 
 import os
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     FilePath,
@@ -53,6 +54,23 @@ PullRequest = Annotated[int, BeforeValidator(_plain_digits)]
 def _separated(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
+
+def _reachable(found: str) -> str:
+    host, _, port = found.rpartition(":")
+    number = host.rpartition(".")[2].isdecimal()
+    if int(port) > 65535 or (number and not re.fullmatch(_IPV4, host)):  # noqa: PLR2004  the highest TCP port
+        raise ValueError
+    return found
+
+
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_IPV4 = r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}"
+_Destination = Annotated[
+    str,
+    Field(pattern=rf"\A{_LABEL}(?:\.{_LABEL})*:[1-9][0-9]{{0,4}}\z"),
+    AfterValidator(_reachable),
+]
+Destinations = Annotated[tuple[_Destination, ...], NoDecode, BeforeValidator(_separated)]
 
 _Email = Annotated[str, Field(pattern=r"\A[^\s@,]+@[^\s@,]+\z")]
 _ServiceClient = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\.access\z")]
@@ -150,6 +168,16 @@ class Settings(BaseSettings):
         validation_alias="ACCESS_SERVICE_CLIENTS",
         description="the machines that may, as client ids of service tokens separated by commas",
     )
+    egress_allow: Destinations = Field(
+        default=(),
+        validation_alias="EGRESS_ALLOW",
+        description="what a preview may reach besides its clone, as host:port separated by commas",
+    )
+    pr_env_seal: Literal["optional", "required"] = Field(
+        default="optional",
+        validation_alias="PR_ENV_SEAL",
+        description="optional, or required (a preview that the kernel cannot seal does not start)",
+    )
     discord_bot_token: Credential = Field(
         default=None, validation_alias="DISCORD_BOT_TOKEN", description="the bot's token"
     )
@@ -215,6 +243,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _egress_needs_preview(self) -> Self:
+        names = {"egress_allow", "pr_env_seal"} & self.model_fields_set
+        if names and not self.pr_env:
+            name = max(names).upper()
+            msg = f"{name} is set and PR_ENV is not true. Set PR_ENV=true, or unset {name}."
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _access_is_whole(self) -> Self:
         values = {name: getattr(self, name.lower()) for name in ACCESS}
         lacking = [name for name, value in values.items() if value is None]
@@ -234,17 +271,18 @@ def credential_names() -> tuple[str, ...]:
 
 
 def _misspelt() -> list[str]:
-    if "PR_ENV" in os.environ:
-        return []
     return [
-        f"{name} is set and PR_ENV is not. Spell it PR_ENV, or unset it."
-        for name in sorted(filter(_near_miss, os.environ))
+        f"{name} is set and {meant} is not. Spell it {meant}, or unset it."
+        for meant in ("PR_ENV", "PR_ENV_SEAL")  # where a name that nobody reads would be dangerous
+        if meant not in os.environ
+        for name in sorted(os.environ)
+        if _near_miss(name, meant)
     ]
 
 
-def _near_miss(name: str) -> bool:
-    """Tell whether `name` is PR_ENV but for case, dashes, underscores or one typo."""
-    found, meant = re.sub("[-_]", "", name).upper(), "PRENV"
+def _near_miss(name: str, meant: str) -> bool:
+    """Tell whether a name is the one that is meant but for case, dashes, underscores or a typo."""
+    found, meant = (re.sub("[-_]", "", spelt).upper() for spelt in (name, meant))
     while found and meant and found[0] == meant[0]:
         found, meant = found[1:], meant[1:]
     while found and meant and found[-1] == meant[-1]:

@@ -8,6 +8,7 @@ from fastapi.responses import RedirectResponse
 
 from app.neutralize import neutralized
 from app.resources import Given
+from shared import tripwire
 from shared.audit import audit_record
 from shared.guard import StartupPoint
 
@@ -24,7 +25,7 @@ async def first_page() -> RedirectResponse:
 async def attest(request: Request, given: Given) -> dict[str, Any]:
     """Say the audit record of this start, who asks, and what has been counted since."""
     record = audit_record(given.settings, given.database)
-    now = datetime.now(UTC)
+    armed, now = tripwire.armed(), datetime.now(UTC)
     return record | {
         "identity": getattr(request.state, "identity", None),
         "neutralized": await neutralized(given.pool),
@@ -33,6 +34,7 @@ async def attest(request: Request, given: Given) -> dict[str, Any]:
             "connections_refused": given.database.refused,
             "startup_points_failed": {point: given.failures[point] for point in StartupPoint},
             "requests_refused": given.door.refused if given.door else {},
+            "outbound_refused": dict(armed.refused) if armed else {},
             "acts_refused": given.settings.guard.refusals,
         },
         "started_at": given.started_at,

@@ -40,6 +40,12 @@ def test_record(preview):
         "pr_number": 7,
         "head_sha": "a" * 40,
         "access": None,
+        "outbound": {
+            "tripwire": {"armed": False, "allowed": []},
+            "seal": {"landlock": None, "ports": [], "reason": "nobody has asked"},
+            "network_policy": "not visible from inside",
+            "blind_spots": ["everything"],
+        },
         "startup_points": [
             {"point": "scheduler loop", "runs": False, "reason": "PR_ENV"},
             {"point": "discord bot", "runs": False, "reason": "PR_ENV"},
@@ -79,7 +85,8 @@ def test_line(preview):
 
     assert audit_line(record) == (
         "preview 7, scheduler loop disabled (PR_ENV), discord bot disabled (PR_ENV), "
-        f"database 'monolith-pg-pr-7-rw' UNABLE, dropped GITHUB_TOKEN, {record['digest']}"
+        "database 'monolith-pg-pr-7-rw' UNABLE, tripwire unarmed, unsealed (nobody has asked), "
+        f"dropped GITHUB_TOKEN, {record['digest']}"
     )
 
 
@@ -125,6 +132,7 @@ def test_unknown():
         "pr_number": None,
         "head_sha": None,
         "access": None,
+        "outbound": None,
         "startup_points": [],
         "database": {"verdict": "UNABLE", "facts": []},
         "dropped_credentials": [],
