@@ -76,7 +76,7 @@ class Recorded(os.environ.__class__):
         return super().__getitem__(key)
 
 os.environ.__class__ = Recorded
-import app.main, app.bot, app.jobs, shared.scheduler, preview.twin
+import app.main, app.api.preview, app.api.notes, app.bot, app.jobs, shared.scheduler, preview.twin
 ours = read & set({names!r})
 os.environ.get("PR_ENV")
 print(sorted(ours), "PR_ENV" in read)

@@ -34,7 +34,7 @@ async def attest(request: Request, given: Given) -> dict[str, Any]:
             "connections_refused": given.database.refused,
             "startup_points_failed": {point: given.failures[point] for point in StartupPoint},
             "requests_refused": given.door.refused if given.door else {},
-            "outbound_refused": dict(armed.refused) if armed else {},
+            "outbound_refused": armed.refused if armed else {},
             "acts_refused": given.settings.guard.refusals,
         },
         "started_at": given.started_at,

@@ -1,0 +1,144 @@
+"""The only module that tells what code does outwards from what Python audits; it does no I/O."""
+
+import _socket
+import os
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from ipaddress import IPv6Address, ip_address
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+LONGEST_SAID = 100
+_LOCAL_NAMES = frozenset({"", "localhost"})
+_OUTWARD_SYMBOLS = frozenset(
+    {
+        *("connect", "sendto", "sendmsg", "sendmmsg", "syscall"),
+        *("getaddrinfo", "gethostbyname", "gethostbyname2", "gethostbyaddr", "res_query"),
+        *("system", "popen", "fork", "vfork", "clone", "posix_spawn", "posix_spawnp"),
+        *("execl", "execle", "execlp", "execv", "execve", "execvp", "execvpe", "fexecve"),
+    }
+)
+
+
+class Kind(StrEnum):
+    """What code does outwards."""
+
+    REACH = "reach"
+    LOOK_UP = "look up"
+    RUN = "run"
+    CALL = "call"
+
+
+class Act(NamedTuple):
+    """One thing that code is about to do outwards; only a host has a port."""
+
+    kind: Kind
+    what: str
+    port: int | None = None
+
+    def __str__(self) -> str:
+        """Return it as a person would say it; never more than a name, a path and a port."""
+        what = self.what if len(self.what) <= LONGEST_SAID else f"{self.what[:LONGEST_SAID]}…"
+        if self.port is None:
+            return f"{self.kind} {what}"
+        return f"{self.kind} {f'[{what}]' if ':' in what else what}:{self.port}"
+
+
+def _text(found: object) -> str:
+    """Return a string of our own: a subclass could say something else each time it is asked."""
+    if isinstance(found, str):
+        return str.__str__(found)
+    if isinstance(found, bytes | os.PathLike):
+        return os.fsdecode(found)
+    return f"what is a {type(found).__name__}"
+
+
+def address_of(text: str) -> str | None:
+    """Return an IP address in its shortest spelling, IPv4 also where IPv6 wraps it."""
+    try:
+        found = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return str(mapped or found)
+
+
+def _reach(args: tuple[Any, ...]) -> Act | None:
+    sock, address = args[0], args[1]
+    if address is None:  # sendmsg on a socket that is connected already
+        return None
+    family = _socket.socket.family.__get__(sock)
+    if family in (_socket.AF_INET, _socket.AF_INET6):
+        return Act(Kind.REACH, _text(address[0]), int(address[1]))
+    if family == _socket.AF_UNIX:
+        return Act(Kind.REACH, _text(address).replace("\0", "@"))
+    return Act(Kind.REACH, f"address family {family}")
+
+
+def _look_up(args: tuple[Any, ...]) -> Act | None:
+    host = args[0]
+    if isinstance(host, tuple):  # getnameinfo asks for the name of an address
+        return Act(Kind.LOOK_UP, _text(host[0]))
+    name = "" if host is None else _text(host)
+    if name in _LOCAL_NAMES or address_of(name):
+        return None
+    return Act(Kind.LOOK_UP, name.lower().removesuffix("."))
+
+
+def _look_up_address(args: tuple[Any, ...]) -> Act:
+    return Act(Kind.LOOK_UP, _text(args[0]))
+
+
+def _run(args: tuple[Any, ...]) -> Act:
+    return Act(Kind.RUN, _text(args[0]))
+
+
+def _run_some(what: str) -> Callable[[tuple[Any, ...]], Act]:
+    return lambda _args: Act(Kind.RUN, what)
+
+
+def _call(args: tuple[Any, ...]) -> Act | None:
+    symbol = _text(args[1])
+    return Act(Kind.CALL, f"{symbol}() from C") if symbol in _OUTWARD_SYMBOLS else None
+
+
+_READERS: Mapping[str, Callable[[tuple[Any, ...]], Act | None]] = MappingProxyType(
+    {
+        "socket.connect": _reach,
+        "socket.sendto": _reach,
+        "socket.sendmsg": _reach,
+        "socket.getaddrinfo": _look_up,
+        "socket.gethostbyname": _look_up,
+        "socket.gethostbyaddr": _look_up_address,
+        "socket.getnameinfo": _look_up,
+        "subprocess.Popen": _run,
+        "os.system": _run_some("a shell"),
+        "os.exec": _run,
+        "os.posix_spawn": _run,
+        "os.spawn": lambda args: _run(args[1:]),
+        "os.fork": _run_some("a copy of this process"),
+        "os.forkpty": _run_some("a copy of this process"),
+        "cpython.PyInterpreterState_New": _run_some("an interpreter without this tripwire"),
+        "ctypes.dlsym": _call,
+        "ctypes.dlsym/handle": _call,
+    }
+)
+
+EVENTS = frozenset(_READERS)
+"""The only audit events that can be an outward act."""
+
+
+def outward_act(event: str, args: tuple[Any, ...]) -> Act | None:
+    """
+    Tell what an audit event of Python does outwards; None where it does nothing of the kind.
+
+    Nothing is looked up and nothing is sent. An address is an act whoever
+    listens there, this machine included; looking one up that needs no asking is none.
+    """
+    read = _READERS.get(event)
+    if read is None:
+        return None
+    try:
+        return read(args)
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return Act(Kind.CALL, f"{event} in a way that nobody knows")
