@@ -94,14 +94,28 @@ async def _muted(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _outbound(_request: Request, error: Exception) -> JSONResponse:
-    error = cast("OutboundRefusedError", error)
-    return problem(409, str(error), act=error.act)
+    return _refused(cast("OutboundRefusedError", error))
 
 
 async def _no_database(_request: Request, error: Exception) -> JSONResponse:
+    if refusal := _refusal_behind(error):
+        return _refused(refusal)
     log.error("database unavailable", error=str(error))
     return problem(503, "The database does not answer as the right one.", {"Retry-After": "1"})
 
 
-async def _bug(_request: Request, _error: Exception) -> JSONResponse:
+async def _bug(_request: Request, error: Exception) -> JSONResponse:
+    if refusal := _refusal_behind(error):
+        return _refused(refusal)
     return problem(500, "This is our fault; the log says more.")
+
+
+def _refused(error: OutboundRefusedError) -> JSONResponse:
+    return problem(409, str(error), act=error.act)
+
+
+def _refusal_behind(error: BaseException | None) -> OutboundRefusedError | None:
+    """Find the tripwire's refusal behind what a library has made of it."""
+    while error is not None and not isinstance(error, OutboundRefusedError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -189,7 +189,7 @@ class SealError(MonolithError):
         self.reason = reason
         super().__init__(
             "Refused to start unsealed: expected Landlock with network rules, "
-            f"the kernel says {reason}. "
+            f"the system says {reason}. "
             "Run it on Linux 6.7 or newer, where nothing forbids Landlock, before any thread."
         )
 

@@ -37,8 +37,9 @@ class Act(NamedTuple):
     port: int | None = None
 
     def __str__(self) -> str:
-        """Return it as a person would say it; never more than a name, a path and a port."""
-        what = self.what if len(self.what) <= LONGEST_SAID else f"{self.what[:LONGEST_SAID]}…"
+        """Return it as a person would say it, on one line: a name, a path, a port, and no more."""
+        what = "".join(letter if letter.isprintable() else "?" for letter in self.what)
+        what = what if len(what) <= LONGEST_SAID else f"{what[:LONGEST_SAID]}…"
         if self.port is None:
             return f"{self.kind} {what}"
         return f"{self.kind} {f'[{what}]' if ':' in what else what}:{self.port}"
@@ -54,13 +55,14 @@ def _text(found: object) -> str:
 
 
 def address_of(text: str) -> str | None:
-    """Return an IP address in its shortest spelling, IPv4 also where IPv6 wraps it."""
+    """Return an IP address in its shortest spelling, IPv4 also where IPv6 wraps it, and no zone."""
     try:
-        found = ip_address(text.partition("%")[0])
+        found = ip_address(text)
     except ValueError:
         return None
-    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-    return str(mapped or found)
+    if isinstance(found, IPv6Address):
+        return str(found.ipv4_mapped or IPv6Address(int(found)))
+    return str(found)
 
 
 def _reach(args: tuple[Any, ...]) -> Act | None:

@@ -4,7 +4,7 @@ import _socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import RLock
@@ -27,6 +27,15 @@ QUIET_SECONDS = 5.0
 MOST_COUNTED = 100
 REST = "the rest"
 """What is counted together once MOST_COUNTED acts have been told apart."""
+
+_NAME_IT = "Name it in EGRESS_ALLOW (preview.egressAllow in the chart), or do it in production."
+_IN_PRODUCTION = "Do it in production."
+REMEDIES = {
+    Kind.REACH: _NAME_IT,
+    Kind.LOOK_UP: _NAME_IT,
+    Kind.RUN: _IN_PRODUCTION,
+    Kind.CALL: _IN_PRODUCTION,
+}
 
 HTTPS = 443
 _ASK = "monolith.tripwire"
@@ -99,17 +108,19 @@ class Tripwire:
     @property
     def blind_spots(self) -> list[str]:
         """What neither tripwire nor seal can see or hold."""
-        ports = ", ".join(map(str, self.seal.ports))
+        ports = " and ".join(map(str, self.seal.ports))
         if self.seal.landlock is None:
-            tcp = ["TCP from C code", "programs that are started past Python's own functions"]
-        else:
-            tcp = [f"TCP from C code to any host on port {ports}"] if ports else []
-        return [*tcp, *_BLIND_SPOTS]
+            return [f"TCP {_PAST_PYTHON}", *_BLIND_SPOTS]
+        return [
+            *([f"TCP to port {ports} of any host {_PAST_PYTHON}"] if ports else []),
+            *_BLIND_SPOTS,
+        ]
 
 
+_PAST_PYTHON = "from C code, and from programs that C code starts"
 _BLIND_SPOTS = (
-    "datagrams, Multipath TCP and TCP fast open from C code",
-    "Unix sockets from C code",
+    f"datagrams, Multipath TCP and TCP fast open {_PAST_PYTHON}",
+    f"Unix sockets {_PAST_PYTHON}",
     "a name given to connect() itself: looked up, then refused",
     "file descriptors that were open before",
     "what ran while app/main.py was imported",
@@ -142,9 +153,10 @@ def arm(allowed: Allowed, seal: Seal) -> None:
 
 def _hook(tripwire: Tripwire) -> Callable[[str, tuple[Any, ...]], None]:
     """Make the hook; all it needs is bound here, where no later assignment reaches it."""
-    allowed, watched, read = tripwire.allowed, {_ASK, *EVENTS}, outward_act
-    known, resolves, refusal = allowed.acts, _resolving(allowed), OutboundRefusedError
-    said, count, ask = ", ".join(allowed.said), _counting(tripwire._refused), _ASK  # noqa: SLF001
+    known, count = _Known(tripwire.allowed), _counting(tripwire._refused)  # noqa: SLF001
+    lets, at_once, ask, watched = known.lets, known.acts, _ASK, EVENTS | {_ASK}
+    read, refusal, remedies = outward_act, OutboundRefusedError, REMEDIES
+    said = ", ".join(tripwire.allowed.said)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event not in watched:
@@ -153,50 +165,56 @@ def _hook(tripwire: Tripwire) -> Callable[[str, tuple[Any, ...]], None]:
             args[0](tripwire)
             return
         act = read(event, args)
-        if act is None or act in known or resolves(act):
+        if act is None or act in at_once or lets(act):
             return
         count(act)
-        raise refusal(str(act), said, _remedy(act))
+        raise refusal(str(act), said, remedies[act.kind])
 
     return hook
 
 
-def _resolving(allowed: Allowed) -> Callable[[Act], bool]:
+class _Known:
     """
-    Make what tells whether an act reaches an address that an allowed name has now.
+    What may be reached, with the addresses that allowed names have now.
 
-    A name that is looked up passes the hook itself, so nothing here recurses.
+    They are looked up when an address is asked for that is not known, and
+    again when the next one is, so that a clone's new address is followed. A
+    look-up of an allowed name passes the hook itself; nothing here recurses.
     """
-    static, resolve, clock = allowed.acts, _socket.getaddrinfo, time.monotonic
-    answers: dict[int, frozenset[str]] = {}
-    quiet_until = 0.0
 
-    def resolves(act: Act) -> bool:
-        nonlocal quiet_until
-        if act.kind is not Kind.REACH or act.port is None:
+    def __init__(self, allowed: Allowed) -> None:
+        self.acts = set(allowed.acts)
+        self._allowed = allowed
+        self._found: dict[int, set[Act]] = {}
+        self._quiet_until = 0.0
+        self._clock, self._resolve = time.monotonic, _socket.getaddrinfo
+
+    def lets(self, act: Act) -> bool:
+        """Tell whether a host may be reached that `acts` does not hold as it is spelt."""
+        if act.port is None:
             return False
         address = address_of(act.what)
-        if address is None:
-            return act._replace(what=act.what.lower().removesuffix(".")) in static
-        if address in answers.get(act.port, ()) or act._replace(what=address) in static:
-            return True
-        if not (names := allowed.names(act.port)) or clock() < quiet_until:
+        spelt = act._replace(what=address or act.what.lower().removesuffix("."))
+        return spelt in self.acts or (address is not None and self._has_now(spelt, act.port))
+
+    def _has_now(self, act: Act, port: int) -> bool:
+        names = self._allowed.names(port)
+        if not names or self._clock() < self._quiet_until:
             return False
-        if found := frozenset(_resolved(resolve, names, act.port)):
-            answers[act.port] = found
-        if address in found:
+        if found := set(self._addresses(names, port)):
+            self.acts |= found
+            self.acts -= self._found.get(port, set()) - found - self._allowed.acts
+            self._found[port] = found
+        if act in found:
             return True
-        quiet_until = clock() + QUIET_SECONDS
+        self._quiet_until = self._clock() + QUIET_SECONDS
         return False
 
-    return resolves
-
-
-def _resolved(resolve: Callable[..., list[Any]], names: Iterable[str], port: int) -> Iterable[str]:
-    for name in names:
-        with suppress(OSError):  # what cannot be looked up now is at no address
-            for *_, address in resolve(name, port, type=_socket.SOCK_STREAM):
-                yield str(address_of(address[0]))
+    def _addresses(self, names: list[str], port: int) -> Iterator[Act]:
+        for name in names:
+            with suppress(OSError):  # what cannot be looked up now is at no address
+                for *_, address in self._resolve(name, port, type=_socket.SOCK_STREAM):
+                    yield Act(Kind.REACH, str(address_of(str(address[0]))), port)
 
 
 def _counting(refused: Counter[str]) -> Callable[[Act], None]:
@@ -215,9 +233,3 @@ def _counting(refused: Counter[str]) -> Callable[[Act], None]:
                 warn("outbound refused", act=name)
 
     return count
-
-
-def _remedy(act: Act) -> str:
-    if act.kind in (Kind.RUN, Kind.CALL):
-        return "Do it in production."
-    return "Name it in EGRESS_ALLOW (preview.egressAllow in the chart), or do it in production."

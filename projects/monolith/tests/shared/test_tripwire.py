@@ -1,0 +1,519 @@
+import errno
+import json
+import os
+import re
+import socket
+import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from subprocess import run
+
+import pytest
+
+from shared import tripwire
+from shared.database import Database
+from shared.errors import OutboundRefusedError
+from shared.outward import Act, Kind
+from shared.seal import Seal
+from shared.settings import Settings
+from shared.tripwire import Allowed, Tripwire, _Known
+from tests.environment import ACCESS, environment
+
+CLONE, ELSEWHERE = "127.0.0.1", "127.0.0.9"
+TCP = "postgresql://app:x@monolith-pg-pr-7-rw:5432/monolith"
+UNIX = "postgresql://app:x@/monolith?host=/run/monolith-pg-pr-7"
+
+PRELUDE = """
+import asyncio, ctypes, http.client, json, os, shlex, socket, subprocess, sys, threading
+
+host, port, armed_for, path = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
+armed = lambda: None
+if armed_for is not None:
+    from shared import log
+    from shared.seal import Seal
+    from shared.tripwire import Allowed, arm, armed
+    log.set_up()
+    arm(Allowed(tuple(map(tuple, armed_for["hosts"])), tuple(armed_for["sockets"])), Seal())
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+reaching = f"import socket; socket.create_connection(({host!r}, {port}))"
+client = [sys.executable, "-S", "-c", reaching]
+
+def in_a_thread(work):
+    caught = []
+    def body():
+        try: work()
+        except OSError as error: caught.append(error)
+    thread = threading.Thread(target=body)
+    thread.start(); thread.join()
+    if caught: raise caught[0]
+
+async def datagram():
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, remote_addr=(host, port))
+    transport.sendto(b"x"); transport.close()
+
+def fork():
+    if os.fork() == 0:
+        try: socket.create_connection((host, port))
+        finally: os._exit(0)
+    os.wait()
+
+def from_c():
+    libc = ctypes.CDLL(None)
+    address = (2).to_bytes(2, sys.byteorder) + port.to_bytes(2, "big") + socket.inet_aton(host)
+    sock = socket.socket()
+    libc.connect(sock.fileno(), address + bytes(8), 16)
+
+said = "nothing"
+try:
+    ATTEMPT
+    said = "done"
+except BaseException as error:
+    said, refusal = f"{type(error).__name__}: {error}", error
+    while refusal and type(refusal).__name__ != "OutboundRefusedError":
+        refusal = refusal.__cause__ or refusal.__context__
+    if refusal: said = "refused"
+print(json.dumps({"said": said, "counted": armed().refused if armed() else None}))
+"""
+
+
+class Listener:
+    """Listens at one port for TCP and datagrams; whoever comes waits to be counted."""
+
+    def __init__(self, host):
+        self.stream, self.datagrams = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+        self.stream.bind((host, 0))
+        self.port = self.stream.getsockname()[1]
+        self.stream.listen()
+        self.datagrams.bind((host, self.port))
+        for sock in (self.stream, self.datagrams):
+            sock.setblocking(False)
+
+    def came(self):
+        """Count who has come since this was last asked."""
+        count = 0
+        for take in (self.stream.accept, lambda: self.datagrams.recvfrom(9)):
+            with suppress(BlockingIOError):
+                while True:
+                    first, _ = take()
+                    count += 1
+                    if isinstance(first, socket.socket):
+                        first.close()
+        return count
+
+
+@pytest.fixture
+def listener():
+    """Make listeners: `listener("127.0.0.9")`."""
+    with ExitStack() as stack:
+
+        def listen(host):
+            made = Listener(host)
+            stack.enter_context(made.stream)
+            stack.enter_context(made.datagrams)
+            return made
+
+        yield listen
+
+
+def attempt(what, host, port, allowed=None, path=""):
+    """Try something in a process of its own, which is armed where anything is said of it."""
+    ended = run(
+        [sys.executable, "-c", PRELUDE.replace("ATTEMPT", what), host, str(port),
+         json.dumps(allowed), path],
+        env=os.environ | {"PYTHONPATH": str(Path(tripwire.__file__).parents[1])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = json.loads(ended.stdout) if ended.stdout else {"said": ended.stderr}
+    logged = re.findall(r"^\{.+\}$", ended.stderr, re.MULTILINE)
+    return said | {"log": [json.loads(line) for line in logged]}
+
+
+WAYS = {
+    "connect": "socket.socket().connect((host, port))",
+    "connect_ex": "socket.socket().connect_ex((host, port))",
+    "create_connection": "socket.create_connection((host, port))",
+    "v6-mapped": "socket.socket(socket.AF_INET6).connect((f'::ffff:{host}', port))",
+    "sendto": "udp.sendto(b'x', (host, port))",
+    "sendmsg": "udp.sendmsg([b'x'], [], 0, (host, port))",
+    "fast-open": "socket.socket().sendto(b'x', socket.MSG_FASTOPEN, (host, port))",
+    "asyncio": "asyncio.run(asyncio.open_connection(host, port))",
+    "asyncio-udp": "asyncio.run(datagram())",
+    "thread": "in_a_thread(lambda: socket.create_connection((host, port)))",
+    "http": "http.client.HTTPConnection(host, port).connect()",
+    "subprocess": "subprocess.run(client, check=True)",
+    "system": "os.system(shlex.join(client))",
+    "spawn": "os.waitpid(os.posix_spawn(client[0], client, os.environ), 0)",
+    "exec": "os.execv(client[0], client)",
+    "fork": "fork()",
+    "ctypes": "from_c()",
+    "interpreter": "import _xxsubinterpreters as i; i.run_string(i.create(), client[3])",
+}
+
+
+def allowing(*hosts, sockets=()):
+    """Say what is allowed."""
+    return {"hosts": hosts, "sockets": sockets}
+
+
+@pytest.mark.parametrize("what", WAYS.values(), ids=WAYS.keys())
+def test_way_out(listener, what):
+    """
+    Each way out is refused before anything leaves, and led to a listener before it was armed.
+    """
+    elsewhere = listener(ELSEWHERE)
+    attempt(what, ELSEWHERE, elsewhere.port)
+    unarmed = elsewhere.came()
+    armed = attempt(what, ELSEWHERE, elsewhere.port, allowing((CLONE, elsewhere.port)))
+
+    assert (unarmed, elsewhere.came()) == (1, 0)
+    assert armed["counted"]
+    assert armed["said"] == "refused" or "interpreter creation failed" in armed["said"]
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [CLONE, "localhost"],
+    ids=["address", "name"],
+)
+def test_clone(listener, allowed):
+    """
+    The clone is reached, by address and by name, at its port; another port or host is not.
+    """
+    clone, other = listener(CLONE), listener(CLONE)
+    reach = "for _ in range(2): socket.create_connection((host, port))"
+    same = attempt(reach, CLONE, clone.port, allowing((allowed, clone.port)))
+    by_name = attempt(reach, "localhost", clone.port, allowing(("localhost", clone.port)))
+    port = attempt(reach, CLONE, other.port, allowing((allowed, clone.port)))
+
+    assert (same["said"], by_name["said"], clone.came()) == ("done", "done", 4)
+    assert same["counted"] == {}
+    assert (port["said"], other.came()) == ("refused", 0)
+    assert port["counted"] == {f"reach {CLONE}:{other.port}": 1}
+
+
+def test_name(listener):
+    """
+    No other name is looked up; one that is allowed is.
+    """
+    port = listener(CLONE).port
+    allowed = allowing(("localhost.localdomain", port))
+    control = attempt("socket.getaddrinfo('x.invalid', port)", CLONE, port)
+    refused = attempt("socket.getaddrinfo('x.invalid', port)", CLONE, port, allowed)
+    let = attempt(
+        "try: socket.getaddrinfo('localhost.localdomain', port)\n    except socket.gaierror: pass",
+        CLONE, port, allowed,
+    )  # fmt: skip
+
+    assert control["said"].startswith("gaierror")
+    assert (refused["said"], refused["counted"]) == ("refused", {"look up x.invalid": 1})
+    assert (let["said"], let["counted"]) == ("done", {})
+
+
+def test_unix_socket(state_dir):
+    """
+    The clone's Unix socket is reached; another is not, Docker's least of all.
+    """
+    directory = state_dir / "u"
+    directory.mkdir()
+    ours, docker = directory / ".s.PGSQL.5432", directory / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as clone, socket.socket(socket.AF_UNIX) as other:
+        for sock, path in ((clone, ours), (other, docker)):
+            sock.bind(str(path))
+            sock.listen()
+            sock.setblocking(False)
+        reach = "socket.socket(socket.AF_UNIX).connect(path)"
+        allowed = allowing(sockets=[str(ours)])
+        said = [
+            attempt(reach, CLONE, 1, allowed, str(path))["said"]
+            for path in (ours, docker, directory / "." / ".." / "u" / "docker.sock")
+        ]
+        accepted = clone.accept()[0]
+        accepted.close()
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+    assert said == ["done", "refused", "refused"]
+
+
+def test_counted_and_logged_once():
+    """
+    A refusal is counted each time and logged the first time, and neither grows without an end.
+    """
+    scan = """
+    for number in range(2 * 150):
+        try: socket.socket().connect((host, 1 + number % 150))
+        except OSError as error: last = error
+    try: raise last
+    finally: assert last.errno == 1"""
+    ended = attempt(scan, ELSEWHERE, 1, allowing((CLONE, 5432)))
+    counted = ended["counted"]
+
+    assert len(counted) == len(ended["log"]) == tripwire.MOST_COUNTED + 1
+    assert counted[f"reach {ELSEWHERE}:1"] == 2
+    assert counted[tripwire.REST] == 2 * 50
+    assert ended["log"][0]["event"] == "outbound refused"
+    assert ended["log"][0]["act"] == f"reach {ELSEWHERE}:1"
+
+
+def test_log_that_fails():
+    """
+    An act is refused and counted also where the log cannot be written.
+    """
+    ended = attempt("os.close(2); os.system('true')", CLONE, 1, allowing((CLONE, 1)))
+
+    assert (ended["said"], ended["counted"]) == ("refused", {"run a shell": 1})
+
+
+def test_rebinding():
+    """
+    Nothing that is assigned to the modules afterwards disarms or widens what is armed.
+    """
+    rebind = """
+    import shared.tripwire as tripwire, shared.outward as outward
+    for name, value in dict(vars(tripwire)).items():
+        if getattr(value, "__module__", "").startswith("shared.") and name != "armed":
+            setattr(tripwire, name, lambda *_: None)
+    outward.outward_act = lambda *_: None
+    outward.EVENTS = frozenset()
+    sys.addaudithook = None
+    os.system("true")"""
+    ended = attempt(rebind, CLONE, 1, allowing((CLONE, 1)))
+
+    assert ended["said"] == "refused"
+
+
+def test_arming_again():
+    """
+    Arming a second time allows nothing that the first did not.
+    """
+    again = "arm(Allowed(((host, port),)), Seal()); socket.socket().connect((host, port))"
+    ended = attempt(again, ELSEWHERE, 9, allowing((CLONE, 9)))
+
+    assert (ended["said"], ended["counted"]) == ("refused", {f"reach {ELSEWHERE}:9": 1})
+
+
+def test_hook_that_keeps_it_out():
+    """
+    Where another hook keeps the tripwire from being armed, nobody is told that it is.
+    """
+    veto = """
+    from shared.seal import Seal
+    from shared.tripwire import Allowed, arm
+    def veto(event, args):
+        if event == "sys.addaudithook": raise RuntimeError
+    sys.addaudithook(veto)
+    arm(Allowed(), Seal())"""
+    ended = attempt(veto, CLONE, 1)
+
+    assert "another audit hook keeps it from being armed" in ended["said"]
+    assert ended["counted"] is None
+
+
+def test_this_process():
+    """
+    Nothing is armed where nobody has armed it.
+    """
+    assert tripwire.armed() is None
+
+
+def test_refusal():
+    """
+    A refusal is an OSError that libraries take for a lack of permission, and says what to do.
+    """
+    error = OutboundRefusedError("reach h:1", "clone:5432", "Name it.")
+
+    assert isinstance(error, PermissionError)
+    assert error.errno == errno.EPERM
+    assert str(error) == (
+        "Refused to reach out: expected nothing but clone:5432, the code asks to reach h:1. "
+        "Name it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [(Kind.REACH, True), (Kind.LOOK_UP, True), (Kind.RUN, False), (Kind.CALL, False)],
+)
+def test_remedy(kind, named):
+    """
+    What can be allowed says how; what cannot sends to production only.
+    """
+    remedy = tripwire.REMEDIES[kind]
+
+    assert ("EGRESS_ALLOW" in remedy and "preview.egressAllow" in remedy) is named
+    assert "production" in remedy
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """What is known of clone:5432, team:443 and 1.2.3.4:443, and how names resolve just now."""
+
+    class Resolving:
+        now, asked = 100.0, 0
+        answers = {"clone": ["10.0.0.1"], "team": ["::ffff:10.9.9.9", "fd00::1"]}  # noqa: RUF012
+
+        def resolve(self, name, port, *, type):  # noqa: A002  as socket has it
+            assert type == socket.SOCK_STREAM
+            self.asked += 1
+            if name not in self.answers:
+                raise socket.gaierror
+            return [(0, 0, 0, "", (address, port)) for address in self.answers[name]]
+
+    faked = Resolving()
+    monkeypatch.setattr("_socket.getaddrinfo", faked.resolve)
+    monkeypatch.setattr("time.monotonic", lambda: faked.now)
+    hosts = (("clone", 5432), ("team", 443), ("1.2.3.4", 443))
+    return _Known(Allowed(hosts, ("/s",))), faked
+
+
+def reach(host, port):
+    """Reach a host at a port."""
+    return Act(Kind.REACH, host, port)
+
+
+def test_known_at_once(known):
+    """
+    Names and addresses of the allow-list are known before anything was looked up, and at one port.
+    """
+    known, faked = known
+    at_once = {reach("clone", 5432), reach("team", 443), reach("1.2.3.4", 443)}
+    at_once |= {Act(Kind.LOOK_UP, name) for name in ("clone", "team", "1.2.3.4")}
+
+    assert known.acts == at_once | {Act(Kind.REACH, "/s")}
+    assert known.lets(reach("CLONE.", 5432))
+    assert known.lets(reach("::ffff:1.2.3.4", 443))
+    assert not known.lets(reach("clone", 443))
+    assert not known.lets(reach("other", 5432))
+    assert not known.lets(Act(Kind.REACH, "/S"))
+    assert not known.lets(Act(Kind.LOOK_UP, "CLONE"))
+    assert not known.lets(Act(Kind.RUN, "/s"))
+    assert faked.asked == 0
+
+
+def test_address_that_a_name_has(known):
+    """
+    An address is looked up among the allowed names of its port, once, and known from then on.
+    """
+    known, faked = known
+
+    assert known.lets(reach("10.0.0.1", 5432))
+    assert reach("10.0.0.1", 5432) in known.acts
+    assert known.lets(reach("fd00:0::1", 443))
+    assert known.lets(reach("10.9.9.9", 443))
+    assert not known.lets(reach("10.0.0.1", 80))
+    assert faked.asked == 2
+    assert not known.lets(reach("10.0.0.1", 443))
+
+
+def test_address_that_changes(known):
+    """
+    A new address of the clone is followed, at once, and its old one is forgotten.
+    """
+    known, faked = known
+    assert known.lets(reach("10.0.0.1", 5432))
+    faked.answers["clone"] = ["10.0.0.2"]
+
+    assert known.lets(reach("10.0.0.2", 5432))
+    assert reach("10.0.0.1", 5432) not in known.acts
+    assert reach("clone", 5432) in known.acts
+
+
+def test_literal_is_never_forgotten(known):
+    """
+    An address of the allow-list itself stays known when a name no longer has it.
+    """
+    known, faked = known
+    faked.answers["team"] = ["1.2.3.4", "10.9.9.9"]
+    assert known.lets(reach("10.9.9.9", 443))
+    faked.answers["team"] = ["10.9.9.8"]
+
+    assert known.lets(reach("10.9.9.8", 443))
+    assert reach("1.2.3.4", 443) in known.acts
+    assert reach("10.9.9.9", 443) not in known.acts
+
+
+def test_look_ups_are_few(known):
+    """
+    Who asks for one wrong address after another causes one look-up in five seconds.
+    """
+    known, faked = known
+    for last in range(1, 200):
+        assert not known.lets(reach(f"192.0.2.{last}", 5432))
+    assert faked.asked == 1
+    faked.now += tripwire.QUIET_SECONDS - 0.1
+    assert not known.lets(reach("10.0.0.2", 5432))
+    assert faked.asked == 1
+    faked.answers["clone"] = ["10.0.0.2"]
+    faked.now += 0.1
+
+    assert known.lets(reach("10.0.0.2", 5432))
+    assert faked.asked == 2
+
+
+def test_names_that_do_not_resolve(known):
+    """
+    While names cannot be looked up, what is known stays known and nothing else is let through.
+    """
+    known, faked = known
+    assert known.lets(reach("10.0.0.1", 5432))
+    faked.answers.clear()
+
+    assert not known.lets(reach("10.0.0.2", 5432))
+    assert known.lets(reach("10.0.0.1", 5432))
+
+
+@pytest.mark.parametrize(
+    ("dsn", "more", "said", "ports"),
+    [
+        (UNIX, {}, ["/run/monolith-pg-pr-7/.s.PGSQL.5432"], ()),
+        (TCP, {}, ["monolith-pg-pr-7-rw:5432"], (5432,)),
+        (
+            TCP,
+            ACCESS | {"EGRESS_ALLOW": "b.example:443,1.2.3.4:25"},
+            [
+                "monolith-pg-pr-7-rw:5432",
+                "team.cloudflareaccess.com:443",
+                "b.example:443",
+                "1.2.3.4:25",
+            ],
+            (25, 443, 5432),
+        ),
+        (
+            UNIX,
+            ACCESS | {"ACCESS_TEAM_DOMAIN": "https://team.example:8443"},
+            ["/run/monolith-pg-pr-7/.s.PGSQL.5432", "team.example:8443"],
+            (8443,),
+        ),
+    ],
+    ids=["twin", "cluster", "all", "team-port"],
+)
+def test_allowed(dsn, more, said, ports):
+    """
+    A preview may reach its clone, its team's keys and EGRESS_ALLOW, each at its port.
+    """
+    with environment(PR_ENV="true", DATABASE_URL=dsn, **more):
+        settings = Settings()
+    allowed = Allowed.from_settings(settings, Database.from_settings(settings).target)
+
+    assert (allowed.said, allowed.ports) == (said, ports)
+
+
+@pytest.mark.parametrize(
+    ("seal", "first", "count"),
+    [
+        (Seal(), "TCP from C code, and", 7),
+        (Seal(7, (443, 5432)), "TCP to port 443 and 5432 of any host from C code, and", 7),
+        (Seal(7), "datagrams, Multipath TCP and TCP fast open from C code, and", 6),
+    ],
+    ids=["unsealed", "ports", "no-tcp"],
+)
+def test_blind_spots(seal, first, count):
+    """
+    The blind spots that remain are fewer, the more is sealed; that the hook can be passed stays.
+    """
+    spots = Tripwire(Allowed(), seal).blind_spots
+
+    assert spots[0].startswith(first)
+    assert (len(spots), spots[-1]) == (count, "code of the pull request that disarms the tripwire")
