@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ from fastapi import FastAPI
 
 from app.main import _server_config, create_app
 from shared.database import Database
+from shared.errors import UnguardedError
 from shared.settings import Settings
-from tests.environment import environment, read
+from tests.environment import ACCESS, environment, read
 
+COVERAGE = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE")}
 PYTHON = (sys.executable, "-m", "preview")
 LOUD = {"DISCORD_BOT_TOKEN": "tok", "GITHUB_TOKEN": "tok", "VAULT_GIT_REMOTE": "https://tok@git/x"}
 
@@ -150,6 +153,12 @@ async def test_preview_serves(served, clone_7):
     assert [point["runs"] for point in attestation["startup_points"]] == [False, False]
     assert attestation["dropped_credentials"] == sorted(LOUD)
     assert attestation["database"]["verdict"] == "MATCH"
+    assert attestation["outbound"]["tripwire"] == {
+        "armed": True,
+        "allowed": [f"{clone_7.socket_dir}/.s.PGSQL.5432"],
+    }
+    assert attestation["counters"]["outbound_refused"] == {}
+    assert ", tripwire armed, " in events[2]
     assert (run.status_code, run.json()["reason"]) == (409, "PR_ENV")
     assert events[:2] == ["scheduler loop disabled (PR_ENV)", "discord bot disabled (PR_ENV)"]
     assert events[2].startswith("audit: preview 7, ")
@@ -302,3 +311,164 @@ async def test_muted_code_is_not_imported(database, clone_7, preview):
     assert out.decode().split() == (
         [] if preview else ["app.bot", "app.jobs", "discord", "shared.scheduler"]
     )
+
+
+async def scripted(script, **variables):
+    """Run a script on the app's own modules: its exit code and what it said, line by line."""
+    process = await asyncio.create_subprocess_exec(
+        PYTHON[0], "-c", script, env=COVERAGE | variables,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return out.decode().splitlines()
+
+
+def test_app_whose_tripwire_is_not_armed():
+    """
+    Who makes a preview's app past `monolith serve` is refused; production's needs no tripwire.
+    """
+    clone = "postgresql://app:x@monolith-pg-pr-7-rw/monolith"
+    with environment(PR_ENV="true", DATABASE_URL=clone, **ACCESS):
+        preview = Settings()
+    with environment():
+        production = Settings()
+
+    assert create_app(production, Database.from_settings(production)).title == "monolith"
+    with pytest.raises(UnguardedError, match="nobody has armed it"):
+        create_app(preview, Database.from_settings(preview))
+
+
+SERVED_BY_HAND = """
+import asyncio, sys, uvloop
+from app.main import Startup, create_app
+from shared.errors import UnguardedError
+before = [name for name in sys.modules if name.startswith("app.api")]
+app = create_app(*Startup().run())
+print(before, "app.api.notes" in sys.modules)
+
+async def serve():
+    async with app.router.lifespan_context(app): print("serves")
+
+for loop in (uvloop.new_event_loop, asyncio.new_event_loop):
+    try:
+        with asyncio.Runner(loop_factory=loop) as runner: runner.run(serve())
+    except UnguardedError as error: print(error)
+"""
+
+
+@pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
+async def test_loop_that_is_not_seen(database, clone_7, preview):
+    """
+    A preview does not start on uvloop, which connects past the tripwire; production may.
+    """
+    dsn = clone_7.dsn().get_secret_value() if preview else await database()
+    _, uvloop, asyncio_ = await scripted(SERVED_BY_HAND, DATABASE_URL=dsn, PR_ENV=str(preview))
+
+    assert asyncio_ == "serves"
+    assert ("the process says the loop is uvloop's" in uvloop) is preview
+    assert (uvloop == "serves") is not preview
+
+
+async def test_routes_are_imported_armed(clone_7):
+    """
+    The tripwire sees what a module of routes does while it is imported.
+    """
+    dsn = clone_7.dsn().get_secret_value()
+    imported, *_ = await scripted(SERVED_BY_HAND, DATABASE_URL=dsn, PR_ENV="true")
+
+    assert imported == "[] True"
+
+
+OUTWARD_ROUTE = """
+import asyncio, json, socket, httpx2
+from app.main import Startup, create_app
+app = create_app(*Startup().run())
+listener = socket.create_server(("127.0.0.1", 0))
+port = listener.getsockname()[1]
+
+@app.get("/directly")
+async def directly(): await asyncio.open_connection("127.0.0.1", port)
+
+@app.get("/through-a-library")
+async def library():
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        return (await client.get("http://x.invalid/")).status_code
+
+async def ask():
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(base_url="http://monolith", transport=transport) as client,
+    ):
+        for path in ("/directly", "/through-a-library", "/through-a-library", "/api/preview"):
+            answer = await client.get(path)
+            print(answer.status_code, answer.text)
+    print(port)
+
+asyncio.run(ask())
+"""
+
+
+@pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
+async def test_outward_route(database, clone_7, preview):
+    """
+    A preview's route that reaches out ends in a 409 that says where and what to do, also through
+    a library, and the attestation counts it; production's reaches whom it wants.
+    """
+    dsn = clone_7.dsn().get_secret_value() if preview else await database()
+    said = await scripted(OUTWARD_ROUTE, DATABASE_URL=dsn, PR_ENV=str(preview))
+    codes, bodies = zip(*(line.split(" ", 1) for line in said[:-1]), strict=True)
+    directly, library, _, attestation = map(json.loads, bodies)
+    port = int(said[-1])
+
+    if not preview:
+        assert codes == ("200", "500", "500", "200")
+        assert attestation["outbound"] is None
+        assert attestation["counters"]["outbound_refused"] == {}
+        return
+    assert codes == ("409", "409", "409", "200")
+    assert directly["act"] == f"reach 127.0.0.1:{port}"
+    assert "Name it in EGRESS_ALLOW" in directly["detail"]
+    assert library["act"] == "look up x.invalid"
+    assert attestation["counters"]["outbound_refused"] == {
+        f"reach 127.0.0.1:{port}": 1,
+        "look up x.invalid": 2,
+    }
+
+
+REQUIRED = """
+import sys, threading
+from app.main import Startup
+from shared.errors import MonolithError
+wait = threading.Event()
+threading.Thread(target=wait.wait, daemon=True).start()
+startup = Startup()
+try: startup.run(); print("runs")
+except MonolithError as error: print(startup.step, error.exit_code, error, sep=": ")
+"""
+
+
+@pytest.mark.parametrize("seal", ["required", "optional"])
+async def test_required_seal(clone_7, seal):
+    """
+    With PR_ENV_SEAL=required a preview that cannot be sealed does not start: exit 78.
+    """
+    dsn = clone_7.dsn().get_secret_value()
+    (said,) = await scripted(REQUIRED, DATABASE_URL=dsn, PR_ENV="true", PR_ENV_SEAL=seal)
+
+    assert said.startswith("tripwire: 78: Refused to start unsealed") is (seal == "required")
+    assert (said == "runs") is (seal == "optional")
+
+
+async def test_misspelt_seal(monolith, clone_7):
+    """
+    A value of PR_ENV_SEAL that is not known does not start, nor does a misspelt name.
+    """
+    dsn = clone_7.dsn().get_secret_value()
+    for variables in ({"PR_ENV_SEAL": "require"}, {"PR_ENV_SAEL": "required"}):
+        refused = await monolith("check", PR_ENV="true", DATABASE_URL=dsn, **variables)
+        assert (refused.code, refused.log[0]["step"]) == (78, "settings")
+    control = await monolith("check", PR_ENV="true", DATABASE_URL=dsn, PR_ENV_SEAL="optional")
+
+    assert control.code == 0
