@@ -57,7 +57,7 @@ def _separated(value: object) -> object:
 
 def _reachable(found: str) -> str:
     host, _, port = found.rpartition(":")
-    number = host.rpartition(".")[2].isdecimal()
+    number = re.fullmatch("[0-9]+|0x[0-9a-f]*", host.rpartition(".")[2])
     if int(port) > 65535 or (number and not re.fullmatch(_IPV4, host)):  # noqa: PLR2004  the highest TCP port
         raise ValueError
     return found

@@ -265,3 +265,96 @@ def test_every_problem_is_named():
         "LISTEN_PORT",
     ]
     assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("api.example.com:443", ("api.example.com:443",)),
+        ("192.0.2.7:65535", ("192.0.2.7:65535",)),
+        ("localhost:1, x-1.y:25 ,a:9", ("localhost:1", "x-1.y:25", "a:9")),
+    ],
+    ids=["name", "address", "list"],
+)
+def test_egress_allow(value, expected):
+    """
+    EGRESS_ALLOW is a list of names or dotted addresses, each with a port; unset it allows nothing.
+    """
+    with environment(PR_ENV="true", EGRESS_ALLOW=value):
+        assert Settings().egress_allow == expected
+    with environment(PR_ENV="true"):
+        assert Settings().egress_allow == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "a", "a:", ":1", "a:0", "a:01", "a:65536", "a:1x", "a:-1", "a:1,", "a:1,b", "a :1"),
+        *("*.a:1", "https://a:1", "A.example:1", "-a:1", "a-:1", "a..b:1", "a.:1", "[::1]:1"),
+        *("1.2.3:4", "1.2.3.256:1", "1.2.3.04:1", "0x7f:1", "a.1:1", f"{'a' * 64}:1", "a:1\nb:2"),
+    ],
+)
+def test_egress_that_is_not_plain(value):
+    """
+    An entry of EGRESS_ALLOW that could be read otherwise refuses to start.
+    """
+    with environment(PR_ENV="true", EGRESS_ALLOW=value):
+        refused = pytest.raises(SettingsError, match="expected EGRESS_ALLOW to be what a preview")
+        with refused:
+            Settings()
+
+
+@pytest.mark.parametrize("value", ["optional", "required"])
+def test_seal(value):
+    """
+    PR_ENV_SEAL is optional or required, and optional where it is unset.
+    """
+    with environment(PR_ENV="true", PR_ENV_SEAL=value):
+        assert Settings().pr_env_seal == value
+    with environment(PR_ENV="true"):
+        assert Settings().pr_env_seal == "optional"
+
+
+@given(raw=environment_text.filter(lambda raw: raw not in ("optional", "required")))
+def test_other_seal_never_starts(raw):
+    """
+    Any other value of PR_ENV_SEAL refuses to start.
+    """
+    with (
+        environment(PR_ENV="true", PR_ENV_SEAL=raw),
+        pytest.raises(SettingsError, match="expected PR_ENV_SEAL to be optional, or required"),
+    ):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    "name", ["PR_ENV_SAEL", "PR_ENV_SEA", "PR_ENV_SEALS", "pr_env_seal", "PRENVSEAL", "PR-ENV-SEAL"]
+)
+@pytest.mark.parametrize("pr_env", ["true", "false"], ids=["preview", "production"])
+def test_misspelt_seal(name, pr_env):
+    """
+    A name that is PR_ENV_SEAL but for a typo refuses to start, lest a preview starts unsealed.
+    """
+    with environment(**{name: "required", "PR_ENV": pr_env}):
+        refused = pytest.raises(SettingsError, match=f"{name} is set and PR_ENV_SEAL is not. Spell")
+        with refused:
+            Settings()
+
+    with environment(**{name: "x", "PR_ENV": "true", "PR_ENV_SEAL": "required"}):
+        assert Settings().pr_env_seal == "required"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("EGRESS_ALLOW", "a:1"), ("PR_ENV_SEAL", "optional")],
+    ids=["egress", "seal"],
+)
+def test_preview_settings_in_production(name, value):
+    """
+    What only a preview has contradicts production, which then does not start.
+    """
+    said = f"{name} is set and PR_ENV is not true. Set PR_ENV=true, or unset {name}."
+    with environment(**{name: value}), pytest.raises(SettingsError, match=said):
+        Settings()
+    with environment(PR_ENV="true", **{name: value}):
+        assert Settings().pr_env
