@@ -93,6 +93,8 @@ async def test_a_preview(twins):
     assert attestation["database"]["verdict"] == "MATCH"
     assert facts["cluster_name"] == f"monolith-pg-pr-{N}"
     assert facts["host"].startswith(str(twins))
+    assert attestation["outbound"]["tripwire"]["allowed"] == [f"{facts['host']}/.s.PGSQL.5432"]
+    assert attestation["outbound"]["seal"]["ports"] == []
     assert f"audit: {events[-1]['audit']}" in log
     assert attestation["digest"] in events[-1]["audit"]
     assert process.returncode == 0

@@ -1,6 +1,10 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import structlog
@@ -88,6 +92,43 @@ def test_line(preview):
         "database 'monolith-pg-pr-7-rw' UNABLE, tripwire unarmed, unsealed (nobody has asked), "
         f"dropped GITHUB_TOKEN, {record['digest']}"
     )
+
+
+ARMED = """
+import json
+from shared.audit import audit_line, audit_record
+from shared.database import Database
+from shared.seal import Seal
+from shared.settings import Settings
+from shared.tripwire import Allowed, arm, armed
+settings = Settings()
+database = Database.from_settings(settings)
+arm(Allowed.from_settings(settings, database.target), Seal(7, (443, 5432)))
+record = audit_record(settings, database)
+print(json.dumps({"record": record, "line": audit_line(record), "spots": armed().blind_spots}))
+"""
+
+
+def test_record_of_an_armed_preview():
+    """
+    Where the tripwire is armed and the process is sealed, record and line say with which ports.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", ARMED],
+        env=os.environ
+        | {"PYTHONPATH": str(Path(log.__file__).parents[1]), "PR_ENV": "true"}
+        | {"DATABASE_URL": CLONE, "EGRESS_ALLOW": "a.example:443"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    said = json.loads(ended.stdout)
+
+    assert said["record"]["outbound"] == {
+        "tripwire": {"armed": True, "allowed": ["monolith-pg-pr-7-rw:5432", "a.example:443"]},
+        "seal": {"landlock": 7, "ports": [443, 5432], "reason": ""},
+        "network_policy": "not visible from inside",
+        "blind_spots": said["spots"],
+    }
+    assert ", tripwire armed, sealed (Landlock 7, TCP 443 and 5432 only), sha256:" in said["line"]
 
 
 def test_line_with_access():
