@@ -95,10 +95,6 @@ def _run(args: tuple[Any, ...]) -> Act:
     return Act(Kind.RUN, _text(args[0]))
 
 
-def _run_some(what: str) -> Callable[[tuple[Any, ...]], Act]:
-    return lambda _args: Act(Kind.RUN, what)
-
-
 def _call(args: tuple[Any, ...]) -> Act | None:
     symbol = _text(args[1])
     return Act(Kind.CALL, f"{symbol}() from C") if symbol in _OUTWARD_SYMBOLS else None
@@ -114,19 +110,24 @@ _READERS: Mapping[str, Callable[[tuple[Any, ...]], Act | None]] = MappingProxyTy
         "socket.gethostbyaddr": _look_up_address,
         "socket.getnameinfo": _look_up,
         "subprocess.Popen": _run,
-        "os.system": _run_some("a shell"),
         "os.exec": _run,
         "os.posix_spawn": _run,
         "os.spawn": lambda args: _run(args[1:]),
-        "os.fork": _run_some("a copy of this process"),
-        "os.forkpty": _run_some("a copy of this process"),
-        "cpython.PyInterpreterState_New": _run_some("an interpreter without this tripwire"),
         "ctypes.dlsym": _call,
         "ctypes.dlsym/handle": _call,
     }
 )
 
-EVENTS = frozenset(_READERS)
+_ALWAYS: Mapping[str, Act] = MappingProxyType(
+    {
+        "os.system": Act(Kind.RUN, "a shell"),
+        "os.fork": Act(Kind.RUN, "a copy of this process"),
+        "os.forkpty": Act(Kind.RUN, "a copy of this process"),
+        "cpython.PyInterpreterState_New": Act(Kind.RUN, "an interpreter without this tripwire"),
+    }
+)
+
+EVENTS = frozenset({*_READERS, *_ALWAYS})
 """The only audit events that can be an outward act."""
 
 
@@ -139,7 +140,7 @@ def outward_act(event: str, args: tuple[Any, ...]) -> Act | None:
     """
     read = _READERS.get(event)
     if read is None:
-        return None
+        return _ALWAYS.get(event)
     try:
         return read(args)
     except (AttributeError, IndexError, TypeError, ValueError):

@@ -1,3 +1,5 @@
+import ctypes
+import errno
 import json
 import os
 import socket
@@ -198,29 +200,112 @@ except SealError as error: said["error"] = str(error)
     assert "the system says it has 2 threads already. " in said["error"]
 
 
-@pytest.mark.parametrize(
-    ("fake", "reason"),
-    [
-        ("lambda *_: -1", "Function not implemented"),
-        ("lambda *_: 3", "its Landlock 3 knows no ports"),
-    ],
-    ids=["none", "old"],
-)
-def test_kernel_that_cannot(fake, reason):
-    """
-    Where the kernel has no Landlock, or an old one, nothing is sealed, and the reason says why.
-    """
-    said = child(
-        f"""
-class Library:
-    syscall = staticmethod({fake})
-module.ctypes.CDLL = lambda *_, **__: Library
-module.ctypes.get_errno = lambda: errno.ENOSYS
-said["seal"] = str(seal((), required=False))
-"""
-    )
+class Kernel:
+    """A kernel that writes down what it is asked, and answers as Landlock of a version does."""
 
-    assert said == {"seal": f"unsealed ({reason})"}
+    def __init__(self, version, fails=None):
+        self.version, self.fails, self.asked = version, fails, []
+
+    def syscall(self, number, *arguments):
+        plain = [getattr(found, "value", found) for found in (number, *arguments)]
+        for place, found in enumerate(arguments):
+            if hasattr(found, "_obj"):  # what byref() refers to
+                size = plain[2] if number.value == 444 else ctypes.sizeof(found._obj)
+                plain[place + 1] = bytes(found._obj)[:size].hex()
+        self.asked.append(tuple(plain))
+        if number.value == self.fails:
+            return -1
+        if plain[-1] == 1:
+            return self.version
+        return os.open(os.devnull, os.O_RDONLY) if number.value == 444 else 0
+
+    def prctl(self, *arguments):
+        self.asked.append(("prctl", *arguments))
+        return -1 if self.fails == "prctl" else 0
+
+
+@pytest.fixture
+def kernel(monkeypatch, tmp_path):
+    """Put a kernel behind ctypes: `kernel(7)`."""
+    (tmp_path / "1").touch()
+    monkeypatch.setattr(module, "_THREADS", tmp_path)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("ctypes.get_errno", lambda: errno.EPERM)
+
+    def make(version, fails=None):
+        made = Kernel(version, fails)
+
+        def library(name, *, use_errno):
+            assert (name, use_errno) == (None, True)
+            return made
+
+        monkeypatch.setattr("ctypes.CDLL", library)
+        return made
+
+    return make
+
+
+def word(*numbers):
+    """Write numbers as the kernel reads them, eight bytes each."""
+    return b"".join(number.to_bytes(8, sys.byteorder) for number in numbers).hex()
+
+
+@pytest.mark.parametrize(
+    ("version", "ruleset"),
+    [(4, word(0, 2)), (5, word(0, 2)), (6, word(0, 2, 3)), (9, word(0, 2, 3))],
+)
+def test_what_the_kernel_is_asked(kernel, version, ruleset):
+    """
+    The kernel is asked to hold connect() by TCP to the ports, and from version 6 on to hold more.
+    """
+    fake = kernel(version)
+    found = module.seal((443, 5432), required=True)
+
+    assert found == Seal(version, (443, 5432))
+    fd = fake.asked[2][1]
+    assert fake.asked == [
+        (444, None, 0, 1),
+        (444, ruleset, len(ruleset) // 2, 0),
+        (445, fd, 2, word(2, 443), 0),
+        (445, fd, 2, word(2, 5432), 0),
+        ("prctl", 38, 1, 0, 0, 0),
+        (446, fd, 0),
+    ]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+@pytest.mark.parametrize("fails", [444, 445, 446, "prctl"])
+def test_kernel_that_says_no(kernel, fails):
+    """
+    A no at any step is no seal, with the kernel's reason; required, it is refused.
+    """
+    kernel(7, fails)
+
+    assert module.seal((443,), required=False) == Seal(reason="Operation not permitted")
+    with pytest.raises(SealError, match="the system says Operation not permitted"):
+        module.seal((443,), required=True)
+
+
+def test_kernel_that_is_old(kernel):
+    """
+    Landlock before version 4 knows no ports, so that nothing is asked of it.
+    """
+    fake = kernel(3)
+
+    assert module.seal((443,), required=False) == Seal(reason="its Landlock 3 knows no ports")
+    assert len(fake.asked) == 1
+
+
+def test_second_thread(kernel, tmp_path):
+    """
+    A second thread would not be held, so that nothing is asked where there is one.
+    """
+    fake = kernel(7)
+    (tmp_path / "2").touch()
+
+    assert module.seal((), required=False) == Seal(reason="it has 2 threads already")
+    assert fake.asked == []
 
 
 def test_other_systems(monkeypatch):

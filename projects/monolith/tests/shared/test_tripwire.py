@@ -4,15 +4,18 @@ import os
 import re
 import socket
 import sys
+from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from subprocess import run
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared import tripwire
 from shared.database import Database
-from shared.errors import OutboundRefusedError
+from shared.errors import OutboundRefusedError, UnguardedError
 from shared.outward import Act, Kind
 from shared.seal import Seal
 from shared.settings import Settings
@@ -330,6 +333,88 @@ def test_refusal():
         "Refused to reach out: expected nothing but clone:5432, the code asks to reach h:1. "
         "Name it."
     )
+
+
+def found_armed():
+    """Return what is armed, where something must be."""
+    armed = tripwire.armed()
+    assert armed
+    return armed
+
+
+@pytest.fixture
+def hooked(monkeypatch):
+    """A hook that Python would call, and what it counts; this process has none."""
+    hooks: list[Callable] = []
+    monkeypatch.setattr("sys.addaudithook", hooks.append)
+    monkeypatch.setattr("sys.audit", lambda event, *args: [hook(event, args) for hook in hooks])
+    tripwire.arm(Allowed(((CLONE, 9),), ("/s",)), Seal())
+    yield sys.audit
+    hooks.clear()
+    assert tripwire.armed() is None
+
+
+def test_hook(hooked):
+    """
+    The hook refuses what is not allowed, and lets pass what is, what is no act, and what it is not
+    told of.
+    """
+    with socket.socket() as sock:
+        hooked("socket.connect", sock, (CLONE, 9))
+        hooked("socket.connect", sock, (f"::ffff:{CLONE}", 9))
+        hooked("socket.sendmsg", sock, None)
+        hooked("socket.getaddrinfo", "localhost", 1, 0, 0, 0)
+        hooked("ctypes.dlsym", None, "strlen")
+        hooked("open", "/etc/passwd", "r", 0)
+        with pytest.raises(OutboundRefusedError) as refused:
+            hooked("socket.connect", sock, (CLONE, 8))
+
+    assert refused.value.act == f"reach {CLONE}:8"
+    assert refused.value.allowed == f"/s, {CLONE}:9"
+    assert refused.value.remedy == tripwire.REMEDIES[Kind.REACH]
+    assert found_armed().refused == {f"reach {CLONE}:8": 1}
+
+
+def test_hook_says_what_is_armed(hooked):
+    """
+    The hook itself says what is armed, with its seal, and that nothing was refused yet.
+    """
+    found = found_armed()
+
+    assert hooked
+    assert (found.allowed, found.seal) == (Allowed(((CLONE, 9),), ("/s",)), Seal())
+    assert found.refused == {}
+
+
+def test_hook_that_is_not_asked(monkeypatch):
+    """
+    Arming that does not answer is an error, not a claim.
+    """
+    monkeypatch.setattr("sys.addaudithook", lambda _: None)
+    with pytest.raises(UnguardedError, match="says another audit hook keeps it from being armed"):
+        tripwire.arm(Allowed(), Seal())
+
+    assert tripwire.armed() is None
+
+
+def test_counting():
+    """
+    Each act is counted, each first one logged; beyond the hundredth they are counted as one.
+    """
+    refused: Counter[str] = Counter()
+    with capture_logs() as logged:
+        count = tripwire._counting(refused)
+        for number in range(tripwire.MOST_COUNTED + 2):
+            count(Act(Kind.RUN, str(number)))
+            count(Act(Kind.RUN, "0"))
+
+    assert refused["run 0"] == tripwire.MOST_COUNTED + 3
+    assert refused["the rest"] == 2
+    assert len(refused) == tripwire.MOST_COUNTED + 1
+    assert [line["act"] for line in logged] == list(refused)
+    assert {(line["event"], line["log_level"]) for line in logged} == {
+        ("outbound refused", "warning")
+    }
 
 
 @pytest.mark.parametrize(
