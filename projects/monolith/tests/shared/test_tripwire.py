@@ -345,7 +345,7 @@ def found_armed():
 @pytest.fixture
 def hooked(monkeypatch):
     """A hook that Python would call, and what it counts; this process has none."""
-    hooks: list[Callable] = []
+    hooks: list[Callable[[str, object], None]] = []
     monkeypatch.setattr("sys.addaudithook", hooks.append)
     monkeypatch.setattr("sys.audit", lambda event, *args: [hook(event, args) for hook in hooks])
     tripwire.arm(Allowed(((CLONE, 9),), ("/s",)), Seal())
