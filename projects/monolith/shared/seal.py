@@ -67,7 +67,7 @@ def seal(ports: tuple[int, ...], *, required: bool) -> Seal:
     try:
         return Seal(_sealed(ports), ports)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = str(error)
     if required:
         raise SealError(reason)
     return Seal(reason=reason)
@@ -107,6 +107,5 @@ def _call(number: int, *arguments: object) -> int:
 
 def _check(result: int) -> int:
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise OSError(os.strerror(ctypes.get_errno()))
     return result

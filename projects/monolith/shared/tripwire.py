@@ -88,7 +88,7 @@ class Allowed:
 
 
 def _pair(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
+    host, port = text.split(":")
     return host, int(port)
 
 

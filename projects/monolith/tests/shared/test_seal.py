@@ -207,6 +207,7 @@ class Kernel:
         self.version, self.fails, self.asked = version, fails, []
 
     def syscall(self, number, *arguments):
+        assert not any(isinstance(found, int) for found in arguments)  # ctypes would cut it short
         plain = [getattr(found, "value", found) for found in (number, *arguments)]
         for place, found in enumerate(arguments):
             if hasattr(found, "_obj"):  # what byref() refers to
