@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,33 @@ def test_guard_needs_nothing():
     assert {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names} == {
         "shared.errors"
     }
+
+
+def test_plugin_is_shipped(tmp_path):
+    """
+    The wheel has the pytest plugin and its entry point, and `monolith` runs where pytest is not.
+    """
+    root = SOURCE.parents[1]
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(build, cwd=root, capture_output=True, check=True)
+    (path,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as wheel:
+        modules = [name for name in wheel.namelist() if name.startswith("shared/")]
+        (points,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
+        said = wheel.read(points).decode()
+    script = (
+        f"import sys; sys.path.insert(0, {str(path)!r}); sys.modules['pytest'] = None\n"
+        "import shared.settings; print(shared.settings.__file__)\n"
+        "from preview.cli import main; main(['--help'], standalone_mode=False)\n"
+        "try: import shared.testing\nexcept ImportError: print('no plugin')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert "shared/testing.py" in modules
+    assert "[pytest11]\nmonolith = shared.testing" in said
+    assert ran.stdout.startswith(f"{path}/")
+    assert "Usage" in ran.stdout
+    assert ran.stdout.endswith("no plugin\n")
 
 
 def test_locks_are_complete():
