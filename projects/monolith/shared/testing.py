@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
+from shared.sink import Sink
+
 if TYPE_CHECKING:  # every project whose venv has us pays for what we import
     from shared.settings import Settings
+
+__all__ = ["Block", "Sink", "World", "as_preview", "as_production"]
 
 CLONE = "postgresql://app:secret@monolith-pg-pr-7-rw:5432/monolith"
 SOURCE = "postgresql://app:secret@monolith-pg-rw:5432/monolith"
@@ -199,6 +203,16 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     block = enter(*mark.args, **mark.kwargs) if mark else enter()
     for settings in _for_a_test(block, monkeypatch):
         yield World(request.param, settings)
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    """Refuse and record what goes out from here on; what the test does not `take()` fails it."""
+    with Sink() as opened:
+        yield opened
+    if acts := opened.take():
+        left = "\n- ".join(["Expected that nothing goes out, and found:", *map(str, acts)])
+        pytest.fail(f"{left}\nWhat the test means to happen it takes: sink.take().", pytrace=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
