@@ -111,6 +111,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 
     app = FastAPI(title="monolith", lifespan=lifespan)
     app.state.ready, app.state.refusal = False, None
+    app.state.guard = settings.guard
     app.add_middleware(problems.StartupGate)
     if door:
         app.add_middleware(Access, door=door)

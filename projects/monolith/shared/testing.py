@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
+from shared.muted import assert_muted
 from shared.sink import Sink
 
 if TYPE_CHECKING:  # every project whose venv has us pays for what we import
     from shared.settings import Settings
 
-__all__ = ["Block", "Sink", "World", "as_preview", "as_production"]
+__all__ = ["Block", "Sink", "World", "as_preview", "as_production", "assert_muted"]
 
 CLONE = "postgresql://app:secret@monolith-pg-pr-7-rw:5432/monolith"
 SOURCE = "postgresql://app:secret@monolith-pg-rw:5432/monolith"
