@@ -21,7 +21,9 @@ from preview.postgres import (
     create_database,
     rotate_passwords,
 )
+from shared.database import Database
 from shared.identity import SOURCE
+from shared.testing import as_production
 
 QUICK = {**SOURCE_SETTINGS, "fsync": "off", "synchronous_commit": "off", "shared_buffers": "16MB"}
 
@@ -121,14 +123,37 @@ async def engine(state_dir, binaries):
         shutil.rmtree(one.home, ignore_errors=True)
 
 
+@pytest.fixture
+def cloned(source, engine):
+    """Make the clone for pull request 7, running and with passwords of its own, when it is due."""
+
+    async def make():
+        made = engine("monolith-pg-pr-7")
+        await clone(source, made)
+        await made.start(CLONE_SETTINGS, die_with_parent=True)
+        await rotate_passwords(made)
+        return made
+
+    return make
+
+
 @pytest_asyncio.fixture
-async def clone_7(source, engine):
+async def clone_7(cloned):
     """A running clone of the source for pull request 7, with passwords of its own."""
-    made = engine("monolith-pg-pr-7")
-    await clone(source, made)
-    await made.start(CLONE_SETTINGS, die_with_parent=True)
-    await rotate_passwords(made)
-    return made
+    return await cloned()
+
+
+@pytest_asyncio.fixture
+async def dsn(world, cloned, database):
+    """The DSN of a database for the world of a test that is marked `both_worlds`."""
+    return (await cloned()).dsn().get_secret_value() if world.preview else await database()
+
+
+@pytest_asyncio.fixture
+async def identified(database):
+    """A new production database, judged and ready to be connected to: `identified.pool()`."""
+    with as_production(DATABASE_URL=await database()) as settings:
+        return Database.from_settings(settings)
 
 
 @pytest.fixture

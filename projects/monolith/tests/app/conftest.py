@@ -15,8 +15,7 @@ import pytest
 from app.main import create_app
 from app.resources import Resources
 from shared.database import Database
-from shared.settings import Settings
-from tests.environment import environment
+from shared.testing import as_production
 
 
 class Client(httpx2.AsyncClient):
@@ -107,14 +106,29 @@ async def ready(client, process):
     raise AssertionError((await process.stderr.read()).decode())
 
 
-@pytest.fixture
-async def client(database):
-    """A client of the app in production mode on a new database, in the test's own process."""
-    with environment(DATABASE_URL=await database()):
-        settings = Settings()
-    app = create_app(settings, Database.from_settings(settings))
+@asynccontextmanager
+async def client_of(app):
+    """Run an app in the test's own process, and give a client of it."""
     async with app.router.lifespan_context(app):
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
         async with Client(base_url="http://monolith", transport=transport) as client:
             client.resources = app.state.resources
             yield client
+
+
+@pytest.fixture
+async def client(database):
+    """A client of the app in production mode on a new database, in the test's own process."""
+    with as_production(DATABASE_URL=await database()) as settings:
+        app = create_app(settings, Database.from_settings(settings))
+    async with client_of(app) as client:
+        yield client
+
+
+@pytest.fixture
+async def client_here(world, dsn, sink):
+    """A client of the app in the world of a test that is marked `both_worlds`; nothing goes out."""
+    with world.enter(DATABASE_URL=dsn) as settings:
+        app = create_app(settings, Database.from_settings(settings))
+    async with client_of(app) as client:
+        yield client

@@ -13,7 +13,9 @@ from fastapi import FastAPI
 from app.main import _server_config, create_app
 from shared.database import Database
 from shared.errors import UnguardedError
+from shared.guard import StartupPoint
 from shared.settings import Settings
+from shared.testing import Sink, as_preview, as_production, assert_muted
 from tests.environment import ACCESS, environment, read
 
 COVERAGE = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE")}
@@ -472,3 +474,37 @@ async def test_misspelt_seal(monolith, clone_7):
     control = await monolith("check", PR_ENV="true", DATABASE_URL=dsn, PR_ENV_SEAL="optional")
 
     assert control.code == 0
+
+
+async def test_muted_from_start_to_stop(clone_7, database, sink):
+    """
+    A preview's app starts and stops without a startup point and without its modules, though the
+    process has them; production's would run one, and is not started.
+    """
+    with as_preview(DATABASE_URL=clone_7.dsn().get_secret_value(), **LOUD) as settings:
+        await assert_muted(
+            create_app(settings, Database.from_settings(settings)),
+            modules=["app.bot", "app.jobs", "discord", "shared.scheduler"],
+        )
+    with as_production(DATABASE_URL=await database(), DISCORD_BOT_TOKEN="tok") as settings:
+        production = Database.from_settings(settings)
+        with pytest.raises(AssertionError) as caught:
+            await assert_muted(create_app(settings, production))
+
+    assert str(caught.value).count(" would run (production)") == len(StartupPoint)
+    async with production.pool() as pool:
+        assert await pool.fetchval("SELECT count(*) FROM scheduler.jobs") == 0
+
+
+async def test_preview_that_nothing_watches(clone_7):
+    """
+    A preview's app is made in a test only while a sink stands in for its tripwire.
+    """
+    with as_preview(DATABASE_URL=clone_7.dsn().get_secret_value()) as settings:
+        database = Database.from_settings(settings)
+        with pytest.raises(UnguardedError):
+            create_app(settings, database)
+        with Sink():
+            assert create_app(settings, database).state.guard.preview
+        with pytest.raises(UnguardedError):
+            create_app(settings, database)

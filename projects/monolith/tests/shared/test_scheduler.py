@@ -7,11 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from shared.database import Database
 from shared.identity import Expected
 from shared.scheduler import Job, Scheduler
-from shared.settings import Settings
-from tests.environment import environment
 
 HOUR = timedelta(hours=1)
 
@@ -38,13 +35,6 @@ async def main(jobs, seconds, lease):
 
 asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])))
 """
-
-
-@pytest.fixture
-async def identified(database):
-    """A new production database, judged and ready to be connected to."""
-    with environment(DATABASE_URL=await database()):
-        return Database.from_settings(Settings())
 
 
 @pytest.fixture
