@@ -1,7 +1,9 @@
 import asyncio
 import os
+import re
 from contextlib import suppress
 from inspect import signature
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,12 @@ from shared.testing import CLONE, SOURCE, as_preview, as_production
 
 WORLDS = pytest.mark.parametrize("enter", [as_preview, as_production])
 SECRET = {"GITHUB_TOKEN": "hunter2"}
+INI = """
+[pytest]
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+filterwarnings = error
+"""
 
 
 @pytest.fixture
@@ -174,14 +182,7 @@ def run(pytester):
 
     They may import what these tests may.
     """
-    pytester.makeini(
-        """
-        [pytest]
-        asyncio_mode = auto
-        asyncio_default_fixture_loop_scope = function
-        filterwarnings = error
-        """
-    )
+    pytester.makeini(INI)
 
     def run(text, *options):
         pytester.makepyfile(text)
@@ -360,3 +361,32 @@ def test_project_that_does_not_use_it(pytester):
     result = pytester.runpytest_subprocess("--collect-only", "--strict-config")
 
     result.stdout.fnmatch_lines(["imported: True"])
+
+
+def test_page(pytester):
+    """
+    The tests that docs/testing.md prints pass as they are printed, and none is over ten lines.
+    """
+    page = (Path(__file__).parents[4] / "docs/testing.md").read_text()
+    printed = dict(
+        re.findall(r"`projects/monolith/(\S+\.py)`:\n\n```python\n(.+?)```", page, re.DOTALL)
+    )
+    tests = {name: text for name, text in printed.items() if name.startswith("tests/")}
+    for name, text in printed.items():
+        path = pytester.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    pytester.makeini(INI)
+    pytester.makeconftest(
+        f"""
+        import app.jobs
+
+        app.jobs.__path__.append({str(pytester.path / "app/jobs")!r})
+        pytest_plugins = ("tests.conftest", "tests.app.conftest")
+        """
+    )
+    result = pytester.runpytest_subprocess("--strict-markers", "--import-mode=importlib")
+
+    result.assert_outcomes(passed=5)
+    assert page.count("```python") == len(printed) == len(tests) + 1 == 5
+    assert max(len(text.split("\n\n\n")[-1].splitlines()) for text in tests.values()) <= 10
