@@ -1,4 +1,4 @@
-"""An environment of its own for a test that reads settings."""
+"""An environment of its own for a test of the settings, legal or not."""
 
 import os
 from collections.abc import Iterator
@@ -7,8 +7,7 @@ from unittest.mock import patch
 
 from shared.database import Database
 from shared.settings import Settings
-
-DSN = "postgresql://app:secret@monolith-pg-rw:5432/monolith"
+from shared.testing import SOURCE
 
 ACCESS = {
     "ACCESS_TEAM_DOMAIN": "https://team.cloudflareaccess.com",
@@ -21,7 +20,7 @@ ACCESS = {
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
     """Replace the whole environment, with a DATABASE_URL unless one is given."""
-    with patch.dict(os.environ, {"DATABASE_URL": DSN, **variables}, clear=True):
+    with patch.dict(os.environ, {"DATABASE_URL": SOURCE, **variables}, clear=True):
         yield
 
 

@@ -14,9 +14,8 @@ from app.main import _server_config, create_app
 from shared.database import Database
 from shared.errors import UnguardedError
 from shared.guard import StartupPoint
-from shared.settings import Settings
 from shared.testing import Sink, as_preview, as_production, assert_muted
-from tests.environment import ACCESS, environment, read
+from tests.environment import ACCESS, read
 
 COVERAGE = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE")}
 PYTHON = (sys.executable, "-m", "preview")
@@ -225,8 +224,7 @@ async def test_audit_line_that_cannot_be_written(database, served):
     Where the audit line cannot be written nothing starts, not even in production.
     """
     dsn = await database()
-    with environment(DATABASE_URL=dsn):
-        reader = Database.from_settings(Settings())
+    reader = read(dsn)
     with Path("/dev/full").open("wb") as full:
         process = await asyncio.create_subprocess_exec(
             *PYTHON, "serve", env={"DATABASE_URL": dsn}, stderr=full
@@ -256,24 +254,23 @@ async def test_startup_point_that_cannot_start(monolith, database):
     assert "Traceback" not in str(refused.log)
 
 
-@pytest.mark.parametrize(("preview", "loop"), [(True, "asyncio"), (False, "auto")])
-def test_how_it_is_served(preview, loop):
+@pytest.mark.both_worlds
+def test_how_it_is_served(world):
     """
     One process with its lifespan on; a preview on asyncio's own loop, which audit hooks can see.
     """
-    with environment(PR_ENV=str(preview)):
-        config = _server_config(FastAPI(), Settings())
+    config = _server_config(FastAPI(), world.settings)
 
-    assert (config.loop, config.lifespan, config.workers) == (loop, "on", 1)
+    assert config.loop == ("asyncio" if world.preview else "auto")
+    assert (config.lifespan, config.workers) == ("on", 1)
 
 
 async def test_swallowed_lifespan(database):
     """
     An app whose lifespan somebody swallowed answers 503 to everything, and has started nothing.
     """
-    with environment(DATABASE_URL=await database()):
-        settings = Settings()
-    identified = Database.from_settings(settings)
+    with as_production(DATABASE_URL=await database()) as settings:
+        identified = Database.from_settings(settings)
     app = create_app(settings, identified)
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(base_url="http://x", transport=transport) as client:
@@ -330,11 +327,8 @@ def test_app_whose_tripwire_is_not_armed():
     """
     Who makes a preview's app past `monolith serve` is refused; production's needs no tripwire.
     """
-    clone = "postgresql://app:x@monolith-pg-pr-7-rw/monolith"
-    with environment(PR_ENV="true", DATABASE_URL=clone, **ACCESS):
-        preview = Settings()
-    with environment():
-        production = Settings()
+    with as_preview(**ACCESS) as preview, as_production() as production:
+        pass
 
     assert create_app(production, Database.from_settings(production)).title == "monolith"
     with pytest.raises(UnguardedError, match="nobody has armed it"):

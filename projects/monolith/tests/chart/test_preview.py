@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.settings import Settings
+from shared.testing import as_preview
 from tests.chart.rendering import (
     RefusedError,
     containers,
@@ -15,7 +15,6 @@ from tests.chart.rendering import (
     secrets,
 )
 from tests.chart.strategies import previews, productions
-from tests.environment import environment
 
 SHA = "2" * 40
 OBJECTS = ["Cluster", "Deployment", "HTTPRoute", "NetworkPolicy", "NetworkPolicy", "Service"]
@@ -153,11 +152,9 @@ def test_access(values):
     assert len(apps) == 3
     for app in apps:
         found = {v["name"]: v.get("value") for v in app["env"] if v["name"].startswith("ACCESS_")}
-        with environment(PR_ENV="true", **found):
-            settings = Settings()
-
+        with as_preview(**found) as settings:
+            assert settings.access_emails == tuple(access["emails"])
         assert found == expected
-        assert settings.access_emails == tuple(access["emails"])
 
 
 JUDGE = ["python", "-m", "preview.stage", "/app/migrations", "/migrations"]

@@ -9,7 +9,7 @@ from preview import migrations
 from preview.errors import HistoryError, SchemaAheadError, SumError
 from preview.stage import stage
 from shared.dsn import parse
-from tests.environment import environment
+from shared.testing import as_preview, as_production
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def volume(tmp_path):
 async def preview(clone_7):
     """The environment of preview 7."""
     dsn = clone_7.dsn().get_secret_value()
-    with environment(PR_ENV="true", PR_NUMBER="7", DATABASE_URL=dsn):
+    with as_preview(PR_NUMBER="7", DATABASE_URL=dsn):
         yield dsn
 
 
@@ -42,7 +42,7 @@ async def preview(clone_7):
 async def production(database):
     """The environment of production."""
     dsn = await database()
-    with environment(DATABASE_URL=dsn):
+    with as_production(DATABASE_URL=dsn):
         yield dsn
 
 

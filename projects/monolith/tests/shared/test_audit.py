@@ -15,8 +15,8 @@ from shared.audit import audit_line, audit_record, write_audit, write_refusal
 from shared.database import Database
 from shared.errors import AuditError, MutedError
 from shared.guard import StartupPoint
-from shared.settings import Settings
-from tests.environment import ACCESS, environment
+from shared.testing import as_preview, as_production
+from tests.environment import ACCESS
 
 CLONE = "postgresql://app:hunter2@monolith-pg-pr-7-rw:5432/monolith"
 
@@ -24,11 +24,10 @@ CLONE = "postgresql://app:hunter2@monolith-pg-pr-7-rw:5432/monolith"
 @pytest.fixture
 def preview():
     """Settings of preview 7 that decided every point, and its database, judged but not asked."""
-    with environment(PR_ENV="true", DATABASE_URL=CLONE, HEAD_SHA="a" * 40, GITHUB_TOKEN="x"):
-        settings = Settings()
+    with as_preview(DATABASE_URL=CLONE, HEAD_SHA="a" * 40, GITHUB_TOKEN="x") as settings:
+        database = Database.from_settings(settings)
     for point in StartupPoint:
         settings.guard.decide(point)
-    database = Database.from_settings(settings)
     database.judge_target()
     return settings, database
 
@@ -135,9 +134,8 @@ def test_line_with_access():
     """
     The audit line of a preview behind Cloudflare Access says whose word it takes.
     """
-    with environment(PR_ENV="true", DATABASE_URL=CLONE, **ACCESS):
-        settings = Settings()
-    record = audit_record(settings, Database.from_settings(settings))
+    with as_preview(**ACCESS) as settings:
+        record = audit_record(settings, Database.from_settings(settings))
 
     assert record["access"] == "https://team.cloudflareaccess.com"
     assert ", access https://team.cloudflareaccess.com, sha256:" in audit_line(record)
@@ -147,11 +145,10 @@ def test_line_of_production():
     """
     Production's audit line says what runs and what lacks a setting, and the name that answered.
     """
-    with environment():
-        settings = Settings()
+    with as_production() as settings:
+        database = Database.from_settings(settings)
     for point in StartupPoint:
         settings.guard.decide(point)
-    database = Database.from_settings(settings)
     database.facts["cluster_name"] = database.expected.judge_server("monolith-pg")
     record = audit_record(settings, database)
 
