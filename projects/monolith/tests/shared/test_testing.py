@@ -1,6 +1,8 @@
 import asyncio
 import os
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from inspect import signature
 from pathlib import Path
@@ -13,7 +15,7 @@ from shared.errors import SettingsError
 from shared.settings import Settings
 from shared.testing import CLONE, SOURCE, as_preview, as_production
 
-WORLDS = pytest.mark.parametrize("enter", [as_preview, as_production])
+WORLDS = (as_preview, as_production)
 SECRET = {"GITHUB_TOKEN": "hunter2"}
 INI = """
 [pytest]
@@ -47,7 +49,7 @@ class TestBlock:  # noqa: D101  its tests say it
         assert world.settings.dropped == (("GITHUB_TOKEN",) if world.preview else ())
         assert ours == {"PR_ENV", "DATABASE_URL"} | (set() if world.preview else set(SECRET))
 
-    @WORLDS
+    @pytest.mark.parametrize("enter", WORLDS)
     def test_exception(self, enter):
         """
         After an exception the environment is what it was, with all that the test added gone.
@@ -59,7 +61,7 @@ class TestBlock:  # noqa: D101  its tests say it
 
         assert dict(os.environ) == before
 
-    @WORLDS
+    @pytest.mark.parametrize("enter", WORLDS)
     def test_illegal_variables(self, enter):
         """
         Variables that no such world may have are refused, and the environment is what it was.
@@ -120,6 +122,25 @@ class TestBlock:  # noqa: D101  its tests say it
         _, settings = await asyncio.gather(preview(), production())
 
         assert not settings.pr_env
+        assert dict(os.environ) == before
+
+    def test_threads(self):
+        """
+        Threads in different worlds each have their own settings, and leave nothing behind.
+        """
+        before, interval = dict(os.environ), sys.getswitchinterval()
+
+        def enter(number):
+            for _ in range(50):
+                with WORLDS[number % 2]() as settings:
+                    yield settings.pr_env
+
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda number: set(enter(number)), range(4)))
+        sys.setswitchinterval(interval)
+
+        assert found == [{True}, {False}] * 2
         assert dict(os.environ) == before
 
 
@@ -300,10 +321,11 @@ class TestMark:  # noqa: D101
         result.assert_outcomes(passed=1)
 
 
-def test_fixtures(run):
+def test_fixtures(run, monkeypatch):
     """
     Each fixture is a world for one test, and undoes what monkeypatch did in it, in either order.
     """
+    monkeypatch.setenv("DATABASE_URL", "the developer's own")
     result = run(
         """
         import os
@@ -320,6 +342,7 @@ def test_fixtures(run):
         def test_patched_before(monkeypatch, preview_env, patched):
             assert (Settings().pr_number, preview_env.pr_env) == (8, True)
             monkeypatch.delenv("DATABASE_URL")
+            monkeypatch.delenv("PR_ENV")
 
         def test_patched_after(preview_env, monkeypatch):
             monkeypatch.setenv("DATABASE_URL", "else")
