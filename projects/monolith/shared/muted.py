@@ -1,6 +1,5 @@
 """The part of the pytest plugin that starts and stops an app, and tells what was not muted."""
 
-import asyncio
 import importlib.abc
 import sys
 import threading
@@ -76,7 +75,7 @@ class _Visit:
     """One run of an app's lifespan, in the visitor's own task, and all that it has left behind."""
 
     def __init__(self) -> None:
-        self._before = {*asyncio.all_tasks(), *threading.enumerate()}
+        self._before = _running_now()
         self._left: dict[object, str] = {}
         self._ready = self._asked = False
 
@@ -107,12 +106,22 @@ class _Visit:
         self._ready = self._ready or message["type"] == "lifespan.startup.complete"
 
     async def _look(self) -> None:
+        from asyncio import sleep  # noqa: PLC0415  see shared.testing
+
         for _ in range(TURNS):
-            await asyncio.sleep(0)
-        for task in asyncio.all_tasks() - self._before:
-            self._left[task] = f"a task runs: {task.get_name()}, {task.get_coro()!r}"
-        for thread in {*threading.enumerate()} - self._before:
-            self._left[thread] = f"a thread runs: {thread.name}"
+            await sleep(0)
+        now = _running_now()
+        self._left |= {one: said for one, said in now.items() if one not in self._before}
+
+
+def _running_now() -> dict[object, str]:
+    """Say of each task of this loop, and of each thread, that it runs."""
+    from asyncio import all_tasks  # noqa: PLC0415  see shared.testing
+
+    said: dict[object, str] = {}
+    said.update((it, f"a task runs: {it.get_name()}, {it.get_coro()!r}") for it in all_tasks())
+    said.update((it, f"a thread runs: {it.name}") for it in threading.enumerate())
+    return said
 
 
 class _Finder(importlib.abc.MetaPathFinder):
