@@ -19,6 +19,8 @@ App = Callable[
 ]
 TURNS = 10
 """Of the loop: what was started has so many to show itself."""
+POOLED = "asyncio_"
+"""Threads of the loop's own executor, which stay when they have looked up a name."""
 
 
 async def assert_muted(
@@ -115,12 +117,14 @@ class _Visit:
 
 
 def _running_now() -> dict[object, str]:
-    """Say of each task of this loop, and of each thread, that it runs."""
+    """Say of each task of this loop, and of each thread but the loop's own, that it runs."""
     from asyncio import all_tasks  # noqa: PLC0415  see shared.testing
 
     said: dict[object, str] = {}
     said.update((it, f"a task runs: {it.get_name()}, {it.get_coro()!r}") for it in all_tasks())
-    said.update((it, f"a thread runs: {it.name}") for it in threading.enumerate())
+    for thread in threading.enumerate():
+        if not thread.name.startswith(POOLED):
+            said[thread] = f"a thread runs: {thread.name}"
     return said
 
 

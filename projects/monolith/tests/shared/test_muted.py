@@ -162,6 +162,19 @@ async def test_thread(ended):
     assert await what_is_wrong_with(App(start)) == ["a thread runs: ticker"]
 
 
+async def test_look_up():
+    """
+    A thread in which the loop has looked up the app's database is not the app's.
+    """
+
+    async def start():
+        await asyncio.get_running_loop().getaddrinfo("localhost", 5432)
+
+    await assert_muted(App(start))
+
+    assert any(thread.name.startswith("asyncio_") for thread in threading.enumerate())
+
+
 @pytest.mark.parametrize("when", ["start", "stop"])
 async def test_outward_acts(when):
     """
