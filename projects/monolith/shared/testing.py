@@ -7,7 +7,7 @@ pytest loads it by its entry point, so it imports next to nothing, and nothing o
 import inspect
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from types import TracebackType
@@ -31,11 +31,6 @@ LEFT_ALONE = ("COVERAGE_", "PYTEST_")
 """What the tools around a test keep in its environment."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_Message = dict[str, Any]
-_App = Callable[
-    [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]],
-    Awaitable[None],
-]
 
 
 class _Layer:
@@ -75,8 +70,8 @@ class Block:
     def __enter__(self) -> "Settings":
         from shared.settings import Settings  # noqa: PLC0415  see TYPE_CHECKING
 
-        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         with _lock:
+            kept = {name: os.environ[name] for name in KEPT if name in os.environ}
             self._entered.append(_Layer(_read()))
             _layers.append(self._entered[-1])
             _write(kept | self.variables)
