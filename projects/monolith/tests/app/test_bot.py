@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from tests.fake_discord import BOT, CHANNEL, TOKEN, FakeDiscord
+from preview.sinks.discord import FakeDiscord
+from preview.sinks.payloads import BOT, CHANNEL, TOKEN
 
 
 @pytest.fixture
@@ -139,5 +140,5 @@ async def test_goodbye(production, discord):
     await process.wait()
 
     assert process.returncode == 0
-    assert all(bot.closed for bot in discord._bots)
+    assert discord.gateway.connected == 0
     assert time.monotonic() - began < 30
