@@ -5,6 +5,7 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -176,6 +177,7 @@ class Scheduler:
                 await self._release(job)
 
     async def _attempt(self, job: Job) -> str | None:
+        began = time.monotonic()
         try:
             await job.run()
         except (Exception, SystemExit, asyncio.CancelledError) as error:
@@ -184,6 +186,8 @@ class Scheduler:
                 raise
             log.exception("job failed", job=job.name)
             return _storable(f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # a full log fails no job
+            log.info("job ran", job=job.name, seconds=round(time.monotonic() - began, 3))
         return None
 
     async def _finish(self, job: Job, error: str | None) -> None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared.identity import Expected
 from shared.scheduler import Job, Scheduler
@@ -110,6 +111,19 @@ async def test_due_job(pool):
     assert await pool.fetchval("SELECT count(*) FROM ran") == 1
     assert (found["last_result"], found["last_error"], found["lease_id"]) == ("ok", None, None)
     assert timedelta(minutes=59) < found["due_in"] < timedelta(minutes=66)
+
+
+async def test_tick_is_seen(pool):
+    """
+    Each run is a line in the log, with the job's name; so a person sees the loop tick.
+    """
+    scheduler = Scheduler(pool, [Job("a", HOUR, inserting(pool, "a"))])
+    await scheduler.register()
+    with capture_logs() as lines:
+        async with running(scheduler):
+            await until(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 1)
+
+    assert [(line["event"], line["job"]) for line in lines] == [("job ran", "a")]
 
 
 async def test_register(pool):
