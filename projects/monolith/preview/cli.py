@@ -83,6 +83,7 @@ def preview() -> None:
 @click.argument("number", type=_NUMBER, metavar="[N]", required=False)
 @click.option("--keep", is_flag=True, help="Keep clone and files at the end; the next up goes on.")
 @click.option("--no-neutralize", is_flag=True, help="Leave due jobs due in the clone.")
+@click.option("--with-production", is_flag=True, help="Run production beside it, on the source.")
 @click.option(
     "--pg-bin",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -95,6 +96,7 @@ def up(  # noqa: PLR0913  one an option
     *,
     keep: bool,
     no_neutralize: bool,
+    with_production: bool,
     pg_bin: Path | None,
     state_dir: Path | None,
     as_json: bool,
@@ -105,7 +107,7 @@ def up(  # noqa: PLR0913  one an option
         from preview.twin import Twin  # noqa: PLC0415
     places, binaries = _open(state_dir, pg_bin)
     twin = Twin(places, binaries, Console(as_json=as_json))
-    _run(twin.up(number, keep=keep, neutralize=not no_neutralize))
+    _run(twin.up(number, keep=keep, neutralize=not no_neutralize, with_production=with_production))
 
 
 @preview.command()

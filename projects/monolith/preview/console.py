@@ -12,6 +12,9 @@ from rich.console import Console as Terminal
 from rich.status import Status
 from rich.table import Table
 
+_COLOURS = ("green", "cyan")
+_APART = ("timestamp", "level", "event", "exception", "logger")
+
 
 class Console:
     """
@@ -76,9 +79,50 @@ class Console:
         text = "\n".join(f"  {name:<{width}}  {value}" for name, value in lines.items())
         self._out(f"\n{text}\n")
 
+    def said(self, news: dict[str, list[str]]) -> None:
+        """Show new lines of several logs side by side, each with the name of who said it."""
+        lines = [(_facts(line), name) for name, said in news.items() for line in said]
+        width = max(map(len, news))
+        for facts, name in sorted(lines, key=lambda pair: str(pair[0].get("timestamp", ""))):
+            if self._json:
+                self._out(json.dumps({"event": "log", "process": name, "line": facts}))
+                continue
+            colour = _COLOURS[list(news).index(name) % len(_COLOURS)]
+            for text in _readable(facts):
+                self._out(f"{click.style(f'{name:<{width}} |', fg=colour)} {text}")
+
     def _line(self, line: str, event: str, /, **facts: Any) -> None:
         self._out(json.dumps({"event": event, **facts}) if self._json else f"- {line}")
 
     def _out(self, text: str) -> None:
         click.echo(text, err=self._aside)
         sys.stdout.flush()
+
+
+def _facts(line: str) -> dict[str, Any]:
+    """Return what a log line says; what is no JSON object is an event in its own words."""
+    try:
+        facts = json.loads(line)
+    except ValueError:
+        facts = None
+    return facts if isinstance(facts, dict) and "event" in facts else {"event": line}
+
+
+def _readable(facts: dict[str, Any]) -> list[str]:
+    """
+    Return a log line for people: when, how bad, what, and the rest where it is short.
+
+    Never anything that steers a terminal.
+    """
+    when, level = str(facts.get("timestamp", ""))[11:19], str(facts.get("level", "info"))
+    more = {key: value for key, value in facts.items() if key not in _APART}
+    if any(isinstance(value, dict | list) for value in more.values()):
+        more = {}  # the audit record, whose line says it all
+    first = [when, level.upper() if level != "info" else "", str(facts.get("event", ""))]
+    first += [f"{key}={value}" for key, value in more.items()]
+    lines = [" ".join(filter(None, first)), *str(facts.get("exception", "")).splitlines()]
+    return ["".join(map(_printable, line)) for line in lines]
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"

@@ -280,6 +280,35 @@ class AppError(MonolithError):
         return type(self), (self.reason, self.log)
 
 
+class ProductionError(MonolithError):
+    """Production beside the preview does not run; its last words are in the message."""
+
+    def __init__(self, reason: str, log: str) -> None:
+        self.reason = reason
+        self.log = log
+        super().__init__(
+            f"Cannot run production beside the preview: expected it to run, {reason}. {log}"
+        )
+
+    def __reduce__(self) -> tuple[type["ProductionError"], tuple[str, str]]:
+        return type(self), (self.reason, self.log)
+
+
+class ProductionRunsError(MonolithError):
+    """Production runs already on this machine."""
+
+    def __init__(self, url: str | None) -> None:
+        self.url = url
+        super().__init__(
+            "Refused to run production twice on one machine: expected it not to run, its lock says "
+            f"it does ({url or 'not ready yet'}). Leave out --with-production; the preview runs "
+            "beside that one."
+        )
+
+    def __reduce__(self) -> tuple[type["ProductionRunsError"], tuple[str | None]]:
+        return type(self), (self.url,)
+
+
 class SystemSaysNoError(MonolithError):
     """The system or the database said no where nobody expected it; nothing is left running."""
 

@@ -8,8 +8,8 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,12 @@ from typing import IO, Any
 import platformdirs
 
 from preview.binaries import Binaries
-from preview.errors import ForeignPreviewError, PreviewRunsError, TooManyPreviewsError
+from preview.errors import (
+    ForeignPreviewError,
+    PreviewRunsError,
+    ProductionRunsError,
+    TooManyPreviewsError,
+)
 from preview.postgres import Engine
 from shared.identity import SOURCE, clone_name
 
@@ -96,6 +101,11 @@ class Places:
             return cls(ROOTS_STATE_DIR)
         return cls(platformdirs.user_state_path("monolith"))
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether this is another state directory than the usual one."""
+        return self != Places.default()
+
     def preview(self, number: int) -> Preview:
         """Return the place of one preview, which need not exist."""
         return Preview(number, self.state_dir / "previews" / str(number))
@@ -135,6 +145,30 @@ class Places:
             lock = self._hold(preview)
         with lock:
             yield preview
+
+    @contextmanager
+    def take_production(self) -> Iterator[None]:
+        """
+        Hold the place of production, of which a machine has one.
+
+        Raises:
+            ProductionRunsError: somebody holds it.
+        """
+        with self._open(self._production_lock) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ProductionRunsError(self._production_lock.read_text() or None) from None
+            lock.truncate(0)
+            yield
+
+    def say_production(self, url: str) -> None:
+        """Write down where production runs, for whoever wants to run it, too."""
+        self._production_lock.write_text(url)
+
+    @property
+    def _production_lock(self) -> Path:
+        return self.state_dir / "production.lock"
 
     @asynccontextmanager
     async def use_source(

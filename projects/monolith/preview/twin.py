@@ -1,26 +1,18 @@
 """A preview on one machine: the source, its clone, the muted app."""
 
 import asyncio
-import os
-import re
 import shlex
 import shutil
-import signal
-import socket
 import sys
-import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired, run
 from typing import Any, NoReturn
 
-import httpx2
-
 from preview import migrations
-from preview.binaries import Binaries, die_with_parent
+from preview.binaries import Binaries
 from preview.clone import CLONE_SETTINGS, Clone, clone, human
 from preview.console import Console
 from preview.errors import AppError
@@ -33,15 +25,15 @@ from preview.postgres import (
     create_database,
     rotate_passwords,
 )
+from preview.process import App, free_port, head_sha, monolith
+from preview.production import Production, production
 from preview.seed import seed
 from shared.audit import audit_line
 from shared.identity import SOURCE
 
 _SEEDED = "seeded"
 _FIRST_PORT = 8000
-_POLL_SECONDS = 0.05
-_READY_SECONDS = 60.0
-_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +44,9 @@ class Twin:
     binaries: Binaries
     console: Console
 
-    async def up(self, number: int | None, *, keep: bool, neutralize: bool) -> NoReturn:
+    async def up(
+        self, number: int | None, *, keep: bool, neutralize: bool, with_production: bool
+    ) -> NoReturn:
         """
         Run a preview until it is cancelled, then tear it down.
 
@@ -60,54 +54,75 @@ class Twin:
             number: the pull request's; None takes the lowest free one.
             keep: leave clone and files when it stops; the next `up` goes on with them.
             neutralize: park what is due in the clone; without it only the guard holds it.
+            with_production: run production beside it, and show what both say.
 
         Raises:
             AppError: the app did not get ready, or ended by itself.
+            ProductionError: the same of production.
             MonolithError: anything else that is not as it must be.
         """
         for left in await self.places.sweep(self.binaries):
             self.console.say(f"cleaned up preview {left}, whose process had died", swept=left)
-        async with self.places.take(number) as preview:
-            preview.log.unlink(missing_ok=True)
-            try:
-                await self._run(preview, keep=keep, neutralize=neutralize)
-            finally:
-                if not preview.kept:
-                    with self.console.step(f"tear down preview {preview.number}"):
-                        delete_files(preview)
+        taken = self.places.take_production() if with_production else nullcontext()
+        with taken:
+            async with self.places.take(number) as preview:
+                preview.log.unlink(missing_ok=True)
+                try:
+                    await self._run(
+                        preview,
+                        keep=keep,
+                        neutralize=neutralize,
+                        with_production=with_production,
+                    )
+                finally:
+                    if not preview.kept:
+                        with self.console.step(f"tear down preview {preview.number}"):
+                            delete_files(preview)
 
-    async def _run(self, preview: Preview, *, keep: bool, neutralize: bool) -> NoReturn:
+    async def _run(
+        self, preview: Preview, *, keep: bool, neutralize: bool, with_production: bool
+    ) -> NoReturn:
         source = self.places.source(self.binaries)
         async with (
             self.places.use_source(source, self._make_source),
+            self._beside(source, with_production=with_production) as beside,
             self._clone(source, preview) as (engine, cloned),
         ):
             environment = _environment(preview, engine)
             if neutralize:
                 await self._neutralize(preview, environment)
             data = f"{_seeded(source)}; {cloned}"
-            await self._serve(preview, engine, environment, data, keep=keep)
+            await self._serve(preview, environment, data, beside, keep=keep)
+
+    def _beside(
+        self, source: Engine, *, with_production: bool
+    ) -> AbstractAsyncContextManager[Production | None]:
+        if with_production:
+            return production(self.places, source, self.console)
+        return nullcontext()
 
     async def _neutralize(self, preview: Preview, environment: dict[str, str]) -> None:
         with self.console.step("neutralise the clone: park due jobs, end leases"):
-            async with _monolith(preview, environment, "neutralize") as process:
-                if await asyncio.to_thread(process.wait):
-                    raise _ended(process, preview.log)
+            async with monolith("neutralize", environment, preview.log, AppError) as app:
+                if await asyncio.to_thread(app.process.wait):
+                    raise app.ended()
 
     async def _serve(
         self,
         preview: Preview,
-        engine: Engine,
         environment: dict[str, str],
         data: str,
+        beside: Production | None,
         *,
         keep: bool,
     ) -> NoReturn:
-        port = _free_port(_FIRST_PORT + preview.number)
-        async with _monolith(preview, environment | {"LISTEN_PORT": str(port)}, "serve") as app:
+        port = free_port(_FIRST_PORT + preview.number)
+        environment |= {"LISTEN_PORT": str(port)}
+        async with monolith("serve", environment, preview.log, AppError) as app:
             url = f"http://127.0.0.1:{port}"
             with self.console.step("start the app with PR_ENV=true"):
-                attestation = await _ready(app, url, str(engine.socket_dir), preview.log)
+                host = str(preview.engine(self.binaries).socket_dir)
+                attestation = await app.ready(url, host)
             facts = {
                 "number": preview.number,
                 "url": url,
@@ -117,9 +132,24 @@ class Twin:
             }
             preview.add_facts(facts)
             preview.keep(kept=keep)  # not before: a kept clone outlives an `up` that was refused
-            self.console.ready(self._summary(facts), facts)
-            await asyncio.to_thread(app.wait)
-            raise _ended(app, preview.log)
+            name = f"preview {preview.number}"
+            if beside is None:
+                self.console.ready(self._summary(facts), facts)
+                await self._watch({name: app})
+            beside.outside.names[app.process.pid] = name
+            facts["production"] = beside.facts
+            self.console.ready(self._summary(facts) | _summary_of(beside), facts)
+            await self._watch({"production": beside.app, name: app}, shown=True)
+
+    async def _watch(self, apps: dict[str, App], *, shown: bool = False) -> NoReturn:
+        """Wait until one of them ends; meanwhile show what they say, side by side."""
+        while True:
+            ended = [app for app in apps.values() if not app.runs]
+            if shown:
+                self.console.said({name: app.news() for name, app in apps.items()})
+            if ended:
+                raise ended[0].ended()
+            await asyncio.sleep(_POLL_SECONDS)
 
     def _summary(self, facts: dict[str, Any]) -> dict[str, str]:
         points = facts["attestation"]["startup_points"]
@@ -135,8 +165,8 @@ class Twin:
         """Return the command that tears a preview down, as this one was called."""
         called = Path(sys.argv[0])
         command = "python -m preview" if called.name == "__main__.py" else str(called)
-        elsewhere = self.places != Places.default()
-        where = f" --state-dir {shlex.quote(str(self.places.state_dir))}" if elsewhere else ""
+        elsewhere = f" --state-dir {shlex.quote(str(self.places.state_dir))}"
+        where = elsewhere if self.places.elsewhere else ""
         return f"{command} preview down {number}{where}"
 
     async def _make_source(self, engine: Engine) -> None:
@@ -187,101 +217,31 @@ class Twin:
                     self.console.say(f"applied {name}", applied=name)
 
 
-@asynccontextmanager
-async def _monolith(
-    preview: Preview, environment: dict[str, str], verb: str
-) -> AsyncIterator[Popen[bytes]]:
-    """Run `monolith VERB` with an environment of its own and nothing of ours."""
-    preview.log.touch(mode=0o600)
-    with preview.log.open("ab") as log:
-        process = Popen(  # noqa: S603  the program is ours
-            [sys.executable, "-P", "-m", "preview", verb],  # -P: nothing in / is a module of ours
-            stdin=DEVNULL,
-            stdout=log,
-            stderr=STDOUT,
-            cwd="/",
-            env=environment,
-            start_new_session=True,
-            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  no other way to ask for it
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            await asyncio.to_thread(process.wait, _STOP_SECONDS)
-        except TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 def _environment(preview: Preview, engine: Engine) -> dict[str, str]:
     environment = {
-        "PATH": os.defpath,
         "PR_ENV": "true",
         "PR_NUMBER": str(preview.number),
         "DATABASE_URL": engine.dsn().get_secret_value(),
     }
-    if sha := _head_sha():
+    if sha := head_sha():
         environment["HEAD_SHA"] = sha
     return environment
 
 
-async def _ready(app: Popen[bytes], url: str, host: str, log: Path) -> dict[str, Any]:
-    """
-    Wait until the app is ready, and return its attestation.
-
-    Another preview may have taken the port in the meantime; only the app on
-    this clone counts, by the host that it attests.
-    """
-    deadline = time.monotonic() + _READY_SECONDS
-    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
-        while app.poll() is None and time.monotonic() < deadline:
-            with suppress(httpx2.TransportError, ValueError, KeyError):
-                attestation: dict[str, Any] = (await client.get("/api/preview")).json()
-                facts = {fact["name"]: fact["found"] for fact in attestation["database"]["facts"]}
-                if facts["host"] == host:
-                    return attestation
-            await asyncio.sleep(_POLL_SECONDS)
-    raise _ended(app, log)
+def _summary_of(beside: Production) -> dict[str, str]:
+    return {
+        "production": beside.facts["url"],
+        "sinks": f"{beside.facts['sinks']} shows what it says to the world, and speaks to it",
+    }
 
 
 def _seeded(source: Engine) -> str:
     return (source.home / _SEEDED).read_text()
 
 
-def _ended(app: Popen[bytes], log: Path) -> AppError:
-    slow = f"it was not ready after {_READY_SECONDS:g} s"
-    reason = slow if app.poll() is None else f"it ended with exit code {app.returncode}"
-    lines = log.read_text(errors="replace").splitlines()
-    return AppError(reason, "\n".join(["Its log ends:", *lines[-5:]]))
-
-
 def _age(made: Clone) -> str:
     how = "copy-on-write clone" if made.shared else "clone by full copy"
     return f"{how} ({human(made.bytes)}) taken {made.taken_at:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _free_port(wanted: int) -> int:
-    """Return the wanted port, or any other where somebody listens on that."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except (OSError, OverflowError):
-            probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _head_sha() -> str | None:
-    git = shutil.which("git")
-    if git is None:
-        return None
-    here = str(Path(__file__).parent)
-    said = run([git, "-C", here, "rev-parse", "HEAD"], capture_output=True, check=False, text=True)  # noqa: S603  asks for a name
-    found = re.fullmatch(r"([0-9a-f]{40})\n", said.stdout)
-    return found[1] if found else None
 
 
 def _now() -> str:

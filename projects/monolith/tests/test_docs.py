@@ -53,6 +53,8 @@ EXAMPLES = [
     preview_errors.RateLimitError("GET /user", 300, "12:00:00 UTC"),
     preview_errors.NotTheWriterError("github-actions[bot]", "ada"),
     preview_errors.SystemSaysNoError("OSError: no"),
+    preview_errors.ProductionError("it ended", "Its log ends: x."),
+    preview_errors.ProductionRunsError(None),
     preview_errors.AppError("it ended", "Its log ends: x."),
 ]
 

@@ -3,79 +3,21 @@ import contextlib
 import json
 import os
 import pty
-import random
 import re
 import signal
 import sys
-from contextlib import asynccontextmanager
-from pathlib import Path
-from urllib.parse import quote
 
-import httpx2
 import pytest
 
 from preview.binaries import Binaries
 from preview.places import Places
-
-N, M = random.sample(range(10_000, 40_000), 2)  # ports follow numbers, and other runs have theirs
-COVERAGE = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE")}
+from tests.e2e.twins import COVERAGE, M, N, end, processes, start, up
 
 
 @pytest.fixture(scope="module")
 def twins(state_dir):
     """A state directory for previews, in which the first `up` makes the source."""
     return state_dir / "t"
-
-
-async def start(*arguments):
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "preview", "preview", *map(str, arguments),
-        env=COVERAGE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=2**20,
-    )  # fmt: skip
-
-
-async def end(*arguments):
-    """Run a command to its end: exit code, output, errors."""
-    process = await start(*arguments)
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
-
-
-async def ready(process):
-    """Return the events of `up --json` until it is ready; the last one says where."""
-    events = []
-    async for line in process.stdout:
-        events.append(json.loads(line))
-        if events[-1]["event"] == "ready":
-            return events
-    raise AssertionError((await process.stderr.read()).decode())
-
-
-@asynccontextmanager
-async def up(twins, number, *more):
-    """Run `monolith preview up`, and give the process, its events and a client."""
-    process = await start("up", number, "--json", "--state-dir", twins, *more)
-    try:
-        events = await ready(process)
-        async with httpx2.AsyncClient(base_url=events[-1]["url"], trust_env=False) as client:
-            yield process, events, client
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGINT)
-        await process.communicate()
-
-
-def processes(twins):
-    """Every process whose command line or environment leads to a state directory, and which."""
-    found, names = [], (str(twins), quote(str(twins), safe=""))
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            said = (entry / "cmdline").read_text() + (entry / "environ").read_text()
-            if any(name in said for name in names):
-                found.append((int(entry.name), said[:200]))
-        except OSError:
-            continue
-    return found
 
 
 async def test_a_preview(twins):
