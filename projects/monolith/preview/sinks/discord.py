@@ -117,6 +117,7 @@ class FakeDiscord:
         """Let a person use /notes, and return the interaction's id."""
         number = next(self._ids)
         self._interactions[number] = False
+        self.said.append(_heard(number, f"/notes {query}", PERSON))
         await self.gateway.dispatch("INTERACTION_CREATE", payloads.interaction(number, query))
         return number
 
@@ -231,11 +232,13 @@ class FakeDiscord:
 
     async def _say(self, text: str, author: dict[str, Any], mentions: list[dict[str, Any]]) -> str:
         message = payloads.message(next(self._ids), CHANNEL, author, text)
-        self.said.append(
-            Posted(message["id"], CHANNEL, author["username"], text, datetime.now(UTC), None)
-        )
+        self.said.append(_heard(message["id"], text, author))
         await self.gateway.dispatch("MESSAGE_CREATE", message | {"mentions": mentions})
         return str(message["id"])
+
+
+def _heard(number: str, text: str, author: dict[str, Any]) -> Posted:
+    return Posted(number, CHANNEL, author["username"], text, datetime.now(UTC), None)
 
 
 def _error(status: int, code: int, message: str) -> web.Response:

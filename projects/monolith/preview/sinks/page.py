@@ -5,6 +5,8 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
+from preview.sinks.payloads import BOT
+
 SHOWN = 100
 
 
@@ -70,7 +72,7 @@ def _count(count: int) -> str:
 
 
 def _message(one: dict[str, Any]) -> str:
-    return _item(one["at"], one["by"], one["content"])
+    return _item(one["at"], one["by"], one["content"].replace(f"<@{BOT['id']}>", "@monolith"))
 
 
 def _push(one: dict[str, Any]) -> str:

@@ -31,8 +31,8 @@ class Commit:
 
     Args:
         tree: the same tree in two commits would be the same notes twice.
-        processes: who pushed it, and the processes that started that one; empty where it was
-            not the last one of its push, or where the system does not say.
+        processes: who pushed it, and the processes that started that one; empty where the
+            system does not say.
     """
 
     sha: str
@@ -68,12 +68,13 @@ class Vault:
             return []
         limit = [] if most is None else [f"--max-count={most}"]
         said = _git("-C", str(self.path), "log", *limit, _FORMAT, BRANCH)
-        pushed = self._pushed()
-        return [
-            Commit(sha, tree, datetime.fromisoformat(at), subject, pushed.get(sha, ()))
-            for line in said.split("\x1e")[:-1]
-            for sha, tree, at, subject in [line.strip("\n").split("\x1f")]
-        ]
+        pushed, history = self._pushed(), []
+        processes: tuple[int, ...] = ()
+        for line in said.split("\x1e")[:-1]:
+            sha, tree, at, subject = line.strip("\n").split("\x1f")
+            processes = pushed.get(sha, processes)  # a push may bring older ones with it
+            history.append(Commit(sha, tree, datetime.fromisoformat(at), subject, processes))
+        return history
 
     def files(self) -> list[str]:
         """Return the path of each file that its branch holds."""

@@ -54,11 +54,14 @@ async def test_say(client, outside):
     Whoever says something from the page or with a program has said it to the bot.
     """
     said = await client.post("/say", data={"text": "tide"})
-    await client.post("/say", data={"text": "ebb", "how": "slash"})
+    slashed = await client.post("/say", data={"text": "ebb", "how": "slash"})
     received = (await client.get("/received")).json()
 
-    assert [(one["id"], one["by"]) for one in received["messages"]] == [(said.json()["id"], "ada")]
-    assert [one.content for one in outside.discord.said] == ["<@100> tide"]
+    first, last = outside.discord.said
+    assert [one["by"] for one in received["messages"]] == ["ada", "ada"]
+    assert (first.id, first.content) == (said.json()["id"], "<@100> tide")
+    assert (last.id, last.content) == (slashed.json()["id"], "/notes ebb")
+    assert "@monolith tide" in (await client.get("/")).text
 
 
 async def test_commit(client, outside):
