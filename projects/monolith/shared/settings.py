@@ -11,6 +11,7 @@ from pydantic import (
     FilePath,
     PrivateAttr,
     SecretStr,
+    StringConstraints,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -29,6 +30,9 @@ from shared.guard import Guard, StartupPoint
 ACCESS = ("ACCESS_TEAM_DOMAIN", "ACCESS_AUD", "ACCESS_EMAILS", "ACCESS_SERVICE_CLIENTS")
 """Belong together: who is let in, by whose word."""
 
+CHANGELOG = ("CHANGELOG_REPOSITORIES", "CHANGELOG_CHANNEL")
+"""Belong together: what is polled, and where it is told."""
+
 CREDENTIAL = "credential of a startup point"
 """Marks a field that a preview must not hold."""
 
@@ -39,6 +43,23 @@ def _drop_in_preview(value: object, info: ValidationInfo) -> object:
 
 Credential = Annotated[
     Annotated[SecretStr, Field(min_length=1)] | None, BeforeValidator(_drop_in_preview), CREDENTIAL
+]
+
+
+def _known_remote(value: SecretStr) -> SecretStr:
+    if not _REMOTE.fullmatch(value.get_secret_value()):
+        raise ValueError
+    return value
+
+
+_REMOTE = re.compile(
+    r"https?://([^\s/@]+@)?[^\s/@]+/\S+|ssh://([^\s/:@]+@)?[^\s/@-][^\s/@]*/\S+"
+    r"|[\w.]+@[\w.][\w.-]*:[^\s-]\S*|(file://)?/[^\x00-\x1f]+"
+)
+GitRemote = Annotated[
+    Annotated[SecretStr, AfterValidator(_known_remote)] | None,
+    BeforeValidator(_drop_in_preview),
+    CREDENTIAL,
 ]
 
 
@@ -76,6 +97,16 @@ _Email = Annotated[str, Field(pattern=r"\A[^\s@,]+@[^\s@,]+\z")]
 _ServiceClient = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\.access\z")]
 Emails = Annotated[tuple[_Email, ...], NoDecode, BeforeValidator(_separated)]
 ServiceClients = Annotated[tuple[_ServiceClient, ...], NoDecode, BeforeValidator(_separated)]
+
+
+_Repository = Annotated[
+    str,
+    StringConstraints(
+        to_lower=True, pattern=r"\A[a-zA-Z0-9-]{1,39}/\.{0,2}[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,97}\z"
+    ),
+]
+Repositories = Annotated[tuple[_Repository, ...], NoDecode, BeforeValidator(_separated)]
+Snowflake = Annotated[int, Field(gt=0, lt=2**63)]
 
 
 class Settings(BaseSettings):
@@ -190,8 +221,33 @@ class Settings(BaseSettings):
     github_token: Credential = Field(
         default=None, validation_alias="GITHUB_TOKEN", description="the changelog's token"
     )
-    vault_git_remote: Credential = Field(
-        default=None, validation_alias="VAULT_GIT_REMOTE", description="the vault's git remote"
+    github_api_url: str = Field(
+        default="https://api.github.com",
+        validation_alias="GITHUB_API_URL",
+        pattern=r"\Ahttps?://[^/\s?#@]+(/[^\s?#]*)?\z",
+        description="the base of GitHub's REST API, http:// or https://",
+    )
+    changelog_repositories: Repositories | None = Field(
+        default=None,
+        validation_alias="CHANGELOG_REPOSITORIES",
+        description="the repositories to poll, as owner/name separated by commas",
+    )
+    changelog_channel: Snowflake | None = Field(
+        default=None,
+        validation_alias="CHANGELOG_CHANNEL",
+        description="the id of the Discord channel that is told what is new",
+    )
+    vault_git_remote: GitRemote = Field(
+        default=None,
+        validation_alias="VAULT_GIT_REMOTE",
+        description="the vault's git remote: an https://, http://, ssh:// or file:// URL, "
+        "user@host:path, or an absolute path",
+    )
+    vault_git_branch: str = Field(
+        default="main",
+        validation_alias="VAULT_GIT_BRANCH",
+        pattern=r"\A[A-Za-z0-9_]+([./-][A-Za-z0-9_]+)*\z",
+        description="the branch of the vault that is pushed to",
     )
 
     _dropped: tuple[str, ...] = PrivateAttr(default=())
@@ -243,6 +299,17 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _changelog_is_whole(self) -> Self:
+        values = {name: getattr(self, name.lower()) for name in CHANGELOG}
+        if not self.pr_env:
+            values["DISCORD_BOT_TOKEN"] = self.discord_bot_token
+        lacking = [name for name, value in values.items() if value is None]
+        if lacking and any(values[name] for name in CHANGELOG):
+            msg = f"CHANGELOG_* is incomplete. Set {' and '.join(lacking)}, too."
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _egress_needs_preview(self) -> Self:
         names = {"egress_allow", "pr_env_seal"} & self.model_fields_set
         if names and not self.pr_env:
@@ -262,6 +329,16 @@ class Settings(BaseSettings):
             msg = "ACCESS_* is set and PR_ENV is not true. Set PR_ENV=true, or unset ACCESS_*."
             raise ValueError(msg)
         return self
+
+
+def for_programs() -> dict[str, str]:
+    """Return the environment for programs that are started: neither our variables nor git's."""
+    ours = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ours and (not name.startswith("GIT_") or name.startswith("GIT_SS"))
+    }
 
 
 def credential_names() -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from hypothesis import given
 
 from shared.errors import SettingsError
 from shared.guard import StartupPoint
-from shared.settings import Settings, credential_names
+from shared.settings import Settings, credential_names, for_programs
 from tests.environment import environment
 from tests.strategies import LEGAL_FALSE, LEGAL_TRUE, environment_text, typos
 
@@ -152,7 +152,8 @@ def test_credentials(name, preview):
     """
     A preview drops the credentials of startup points and names them; production keeps them.
     """
-    with environment(**{name: "tok", "PR_ENV": str(preview)}):
+    value = "https://tok@git.example/vault" if name == "VAULT_GIT_REMOTE" else "tok"
+    with environment(**{name: value, "PR_ENV": str(preview)}):
         settings = Settings()
         held = getattr(settings, name.lower())
 
@@ -265,6 +266,124 @@ def test_every_problem_is_named():
         "LISTEN_PORT",
     ]
     assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
+
+
+CHANGELOG = {
+    "CHANGELOG_REPOSITORIES": "Ada/Harbour, ada/.github",
+    "CHANGELOG_CHANNEL": "1234567890123456789",
+    "DISCORD_BOT_TOKEN": "tok",
+}
+
+
+def test_changelog():
+    """
+    Repositories are read without regard to case, and the channel as a number.
+    """
+    with environment(**CHANGELOG):
+        settings = Settings()
+
+    assert settings.changelog_repositories == ("ada/harbour", "ada/.github")
+    assert settings.changelog_channel == 1234567890123456789
+    with environment():
+        assert Settings().changelog_repositories is None
+        assert Settings().vault_git_branch == "main"
+        assert Settings().github_api_url == "https://api.github.com"
+
+
+@pytest.mark.parametrize("name", CHANGELOG)
+def test_half_a_changelog(name):
+    """
+    Repositories without a channel, or a bot that could tell it, stop startup, as does the reverse.
+    """
+    rest = {other: value for other, value in CHANGELOG.items() if other != name}
+    expected = f"CHANGELOG_\\* is incomplete. Set {name}, too."
+    with environment(**rest), pytest.raises(SettingsError, match=expected):
+        Settings()
+
+    with environment(**CHANGELOG):
+        assert Settings().changelog_channel
+    with environment(DISCORD_BOT_TOKEN="tok"):
+        assert Settings().changelog_channel is None
+
+
+def test_changelog_in_a_preview():
+    """
+    A preview, which has no token, may have the changelog's settings; nothing there uses them.
+    """
+    with environment(**CHANGELOG, PR_ENV="true"):
+        assert Settings().dropped == ("DISCORD_BOT_TOKEN",)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        *(
+            ("CHANGELOG_REPOSITORIES", raw)
+            for raw in ["", ",", "a", "a/", "/a", "a/..", "a/.", "a/b/c", "a/b?x", "a b/c", "a/b,"]
+        ),
+        *(("CHANGELOG_CHANNEL", raw) for raw in ["", "0", "-1", "x", str(2**63)]),
+        *(
+            ("VAULT_GIT_BRANCH", raw)
+            for raw in ["", "-f", "a..b", "a/", "/a", "a b", "a.lock/..", "@{u}", "a\n"]
+        ),
+        *(
+            ("VAULT_GIT_REMOTE", raw)
+            for raw in [
+                "", "some-vault", "./vault", "-x", "ext::sh -c true", "ssh://-oProxyCommand=x/y",
+                "ssh://a:pw@host/x", "git@-host:x", "host:-x", "a@host:-x", "https://host",
+                "ftp://host/x", "https://a@b@host/x", "file://host/x", "/a\nb",
+            ]
+        ),
+        ("GITHUB_API_URL", "api.github.com"),
+    ],
+)  # fmt: skip
+def test_doubtful_job(name, raw):
+    """
+    A doubtful setting of a job stops startup, and is not repeated.
+    """
+    with environment(**CHANGELOG | {name: raw}), pytest.raises(SettingsError) as refused:
+        Settings()
+
+    assert {name} == {problem.split()[1] for problem in refused.value.problems}
+    assert len(raw) < 5 or raw not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        *(("VAULT_GIT_BRANCH", raw) for raw in ["main", "notes/v1.2", "a-b_c"]),
+        *(
+            ("VAULT_GIT_REMOTE", raw)
+            for raw in [
+                "https://a:b@host:8443/x.git", "http://127.0.0.1:1/x", "ssh://git@host:22/x",
+                "git@github.com:a/b.git", "/srv/va ult.git", "file:///srv/vault.git",
+            ]
+        ),
+    ],
+)  # fmt: skip
+def test_fine_job(name, raw):
+    """
+    Every usual way to name a branch or a remote is taken as it is.
+    """
+    with environment(**{name: raw}):
+        found = getattr(Settings(), name.lower())
+
+    assert raw == (found if isinstance(found, str) else found.get_secret_value())
+
+
+def test_environment_of_programs():
+    """
+    A program that is started gets what is a person's, and neither our settings nor git's switches.
+    """
+    theirs = {
+        "PATH": "/bin",
+        "GIT_SSH_COMMAND": "ssh -i key",
+        "GIT_SSL_CAINFO": "ca",
+        "HTTPS_PROXY": "p",
+    }
+    ours = CHANGELOG | {"GITHUB_TOKEN": "tok", "GIT_DIR": "x", "GIT_CONFIG_COUNT": "1"}
+    with environment(**theirs | ours):
+        assert for_programs() == theirs
 
 
 @pytest.mark.parametrize(
