@@ -54,7 +54,7 @@ SET lease_id = NULL, lease_until = NULL, last_finished_at = clock_timestamp(),
     last_result = CASE WHEN $3::text IS NULL THEN 'ok' ELSE 'error' END, last_error = $3,
     runs = runs + 1, next_run_at = CASE
       WHEN next_run_at > last_started_at THEN next_run_at  -- asked for while it ran
-      ELSE clock_timestamp() + interval * (1 + $4::float8)
+      ELSE clock_timestamp() + coalesce(own_interval, interval) * (1 + $4::float8)
     END
 WHERE name = $2 AND lease_id = $1
 """
@@ -104,7 +104,11 @@ class Scheduler:
         self._wake = asyncio.Event()
 
     async def register(self) -> None:
-        """Make a row for each job that has none, due at once, and keep intervals up to date."""
+        """
+        Make a row for each job that has none, due at once, and keep intervals up to date.
+
+        A person's own interval stands beside the table's, and stays.
+        """
         rows = [(job.name, job.interval) for job in self._jobs.values()]
         await self._pool.executemany(_REGISTER, rows)
 

@@ -140,6 +140,22 @@ async def test_register(pool):
     assert (await row(pool, "b"))["due_in"] < timedelta(0)
 
 
+async def test_own_interval(pool):
+    """
+    A person's interval decides when a job is due again, and registering leaves it alone.
+    """
+    scheduler = Scheduler(pool, [Job("a", HOUR, inserting(pool, "a"))])
+    await scheduler.register()
+    await pool.execute("UPDATE scheduler.jobs SET own_interval = '3 d'")
+    await scheduler.register()
+    async with running(scheduler):
+        await until(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 1)
+
+    found = await row(pool)
+    assert (found["interval"], found["own_interval"]) == (HOUR, timedelta(days=3))
+    assert found["due_in"] > timedelta(days=2)
+
+
 async def test_failing_job(pool):
     """
     A job that fails is recorded with its error and rescheduled; the others run on.
