@@ -197,6 +197,36 @@ class SealError(MonolithError):
         return type(self), (self.reason,)
 
 
+class PollError(MonolithError):
+    """Repositories of the changelog could not be polled; `failing` has each with the reason."""
+
+    def __init__(self, failing: tuple[tuple[str, str], ...]) -> None:
+        self.failing = failing
+        found = ", ".join(f"{name}: {reason}" for name, reason in failing)
+        super().__init__(
+            f"Cannot poll the repositories: expected GitHub to list their commits, it says {found}."
+            " Check CHANGELOG_REPOSITORIES and what GITHUB_TOKEN may read."
+        )
+
+    def __reduce__(self) -> tuple[type["PollError"], tuple[tuple[tuple[str, str], ...]]]:
+        return type(self), (self.failing,)
+
+
+class VaultError(MonolithError):
+    """Git or the vault's remote said no; the next run begins anew."""
+
+    def __init__(self, verb: str, reason: str) -> None:
+        self.verb = verb
+        self.reason = reason
+        super().__init__(
+            f"Cannot push the vault: expected git {verb} to succeed, git says {reason}. "
+            "Check VAULT_GIT_REMOTE, VAULT_GIT_BRANCH and who may write there."
+        )
+
+    def __reduce__(self) -> tuple[type["VaultError"], tuple[str, str]]:
+        return type(self), (self.verb, self.reason)
+
+
 class AuditError(MonolithError):
     """The audit line could not be written, so nothing may start."""
 

@@ -25,6 +25,8 @@ EXAMPLES = [
     errors.StartupPointError(StartupPoint.SCHEDULER, "there is no table"),
     errors.NeutralizeError("a preview", "PR_ENV says production"),
     errors.MutedError(StartupPoint.DISCORD, "PR_ENV"),
+    errors.PollError((("owner/name", "it answers 404"),)),
+    errors.VaultError("push", "permission denied"),
     errors.OutboundRefusedError("run git", "h:1", "Do it in production."),
     errors.UnguardedError("nobody has armed it"),
     errors.SealError("Operation not permitted"),
