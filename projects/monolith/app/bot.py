@@ -1,15 +1,23 @@
 """The Discord bot: it answers a mention, and the slash command /notes, with matching notes."""
 
+import asyncio
+
 import asyncpg
 import discord
+import structlog
 from discord import app_commands
 from discord.http import Route
 
-from app import notes
+from app import notes, outbox
 
 SHOWN = 5
 SUMMARY = 120
 LONGEST_QUERY = 200
+
+_NEVER = (400, 403, 404)
+_UNKNOWN_INTERACTION, _ACKNOWLEDGED = 10062, 40060
+
+log = structlog.get_logger()
 
 
 class NotesBot(discord.AutoShardedClient):
@@ -17,13 +25,18 @@ class NotesBot(discord.AutoShardedClient):
     A client that looks things up in the notes.
 
     Only reads messages that mention it, which need no privileged intent, and
-    never mentions anybody.
+    never mentions anybody. Several bots of one name answer each message once:
+    the answer is a row of the outbox, whose key is the message.
+
+    Args:
+        added: is set when the outbox has something new.
     """
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, added: asyncio.Event) -> None:
         intents = discord.Intents(guilds=True, guild_messages=True, dm_messages=True)
         super().__init__(intents=intents, allowed_mentions=discord.AllowedMentions.none())
         self._pool = pool
+        self._added = added
         self._commands = app_commands.CommandTree(self)
         self._commands.command(name="notes", description="Find notes")(self._slash)
 
@@ -38,11 +51,42 @@ class NotesBot(discord.AutoShardedClient):
         query = message.content
         for mention in (f"<@{self.user.id}>", f"<@!{self.user.id}>"):
             query = query.replace(mention, " ")
-        await message.reply(await self._answer(query))
+        answer = outbox.Message(
+            f"reply:{message.id}", message.channel.id, await self._answer(query), message.id
+        )
+        await outbox.add(self._pool, answer)
+        self._added.set()
+
+    async def post(self, message: outbox.Message) -> int:
+        """
+        Post a message and return its id; where its nonce is known, Discord returns the first one's.
+
+        Raises:
+            UnsendableError: Discord will never take it.
+        """
+        channel = self.get_partial_messageable(message.channel)
+        try:
+            if message.reply_to is None:
+                return (await channel.send(message.text, nonce=message.nonce)).id
+            reference = discord.MessageReference(
+                message_id=message.reply_to, channel_id=message.channel, fail_if_not_exists=False
+            )
+            answer = await channel.send(message.text, nonce=message.nonce, reference=reference)
+        except discord.HTTPException as error:
+            if error.status in _NEVER:
+                raise outbox.UnsendableError(str(error)) from error
+            raise
+        return answer.id
 
     @app_commands.describe(query="What to look for")
     async def _slash(self, interaction: discord.Interaction, query: str) -> None:
-        await interaction.response.send_message(await self._answer(query), ephemeral=True)
+        answer = await self._answer(query)
+        try:
+            await interaction.response.send_message(answer, ephemeral=True)
+        except discord.HTTPException as error:
+            if error.code not in (_UNKNOWN_INTERACTION, _ACKNOWLEDGED):
+                raise
+            log.info("slash command was answered elsewhere, or too late", code=error.code)
 
     async def _answer(self, query: str) -> str:
         query = query.strip()[:LONGEST_QUERY]
@@ -53,8 +97,8 @@ class NotesBot(discord.AutoShardedClient):
         return "\n".join(lines) or f"No note matches {query!r}."
 
 
-def make_bot(pool: asyncpg.Pool, api_url: str | None) -> NotesBot:
+def make_bot(pool: asyncpg.Pool, api_url: str | None, added: asyncio.Event) -> NotesBot:
     """Make a bot that talks to Discord, or to the REST API at `api_url`."""
     if api_url is not None:
         Route.BASE = api_url
-    return NotesBot(pool)
+    return NotesBot(pool, added)

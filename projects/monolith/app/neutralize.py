@@ -10,9 +10,10 @@ from asyncpg.pool import PoolConnectionProxy
 from shared.database import Database
 from shared.errors import NeutralizeError
 
-_ARMED = (
-    "SELECT count(*) FROM scheduler.jobs WHERE next_run_at < 'infinity' OR lease_id IS NOT NULL"
-)
+_ARMED = """
+SELECT (SELECT count(*) FROM outbox.messages) + count(*)
+FROM scheduler.jobs WHERE next_run_at < 'infinity' OR lease_id IS NOT NULL
+"""
 _FOUND = "SELECT at, counts FROM preview.neutralized"
 
 

@@ -6,7 +6,8 @@
 INSERT INTO preview.neutralized (at, counts)
 SELECT now(), jsonb_build_object(
   'jobs_parked', count(*) FILTER (WHERE next_run_at < 'infinity'),
-  'leases_ended', count(*) FILTER (WHERE lease_id IS NOT NULL)
+  'leases_ended', count(*) FILTER (WHERE lease_id IS NOT NULL),
+  'outbox_emptied', (SELECT count(*) FROM outbox.messages)
 )
 FROM scheduler.jobs
 ON CONFLICT (only_row) DO NOTHING;
@@ -14,3 +15,5 @@ ON CONFLICT (only_row) DO NOTHING;
 UPDATE scheduler.jobs
 SET next_run_at = 'infinity', lease_id = NULL, lease_until = NULL
 WHERE next_run_at < 'infinity' OR lease_id IS NOT NULL;
+
+DELETE FROM outbox.messages;

@@ -1,6 +1,8 @@
 """The table of startup points, and the only starter of background work."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import (
     AbstractAsyncContextManager,
@@ -8,14 +10,23 @@ from contextlib import (
     asynccontextmanager,
     suppress,
 )
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import asyncpg
+import httpx2
 import structlog
 
 from app.resources import Resources
 from shared.audit import audit_record, write_audit
 from shared.errors import StartupPointError
 from shared.guard import StartupPoint
+from shared.settings import Settings, for_programs
+
+if TYPE_CHECKING:  # a preview never imports a muted point
+    from app.git import Command, Ended, WorkingTree
+    from app.github import Feed
 
 log = structlog.get_logger()
 
@@ -23,6 +34,7 @@ STOP_SECONDS = 4.0
 RESTART_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 300.0
 OWN_CONNECTIONS = 2
+DELIVERIES = 4
 
 
 @asynccontextmanager
@@ -33,10 +45,19 @@ async def scheduler_loop(resources: Resources) -> AsyncIterator[None]:
     Leases are renewed on connections of its own, whatever requests do to the pool.
     """
     from app.jobs import table  # noqa: PLC0415  a preview never imports a muted point
+    from app.jobs.tools import Tools  # noqa: PLC0415
     from shared.scheduler import Scheduler  # noqa: PLC0415
 
-    async with resources.database.pool(OWN_CONNECTIONS) as pool:
-        scheduler = Scheduler(pool, table(resources.pool))
+    settings = resources.settings
+    async with (
+        resources.database.pool(OWN_CONNECTIONS) as pool,
+        _feed(settings) as feed,
+        _vault(settings) as vault,
+    ):
+        tools = Tools(resources.pool, feed, vault)
+        for job, setting in tools.lacking.items():
+            log.info("job does not run", job=job, lacking=setting)
+        scheduler = Scheduler(pool, table(tools))
         try:
             await scheduler.register()
         except asyncpg.PostgresError as error:
@@ -53,14 +74,24 @@ async def scheduler_loop(resources: Resources) -> AsyncIterator[None]:
 async def discord_bot(resources: Resources) -> AsyncIterator[None]:
     """Answer on Discord; at the end say goodbye to the gateway."""
     from app.bot import make_bot  # noqa: PLC0415  a preview never imports discord
+    from app.outbox import Delivery  # noqa: PLC0415
 
     token, url = resources.settings.discord_bot_token, resources.settings.discord_api_url
     if token is None:  # the guard has muted the point, so this is a bug
         raise AssertionError(StartupPoint.DISCORD)
 
     async def answer() -> None:
-        async with make_bot(resources.pool, url) as bot:
-            await bot.start(token.get_secret_value())
+        added = asyncio.Event()
+        async with make_bot(resources.pool, url, added) as bot:
+            await bot.login(token.get_secret_value())
+            delivery = Delivery(resources.pool, bot.post, added)
+            deliveries = [asyncio.create_task(delivery.run()) for _ in range(DELIVERIES)]
+            try:
+                await bot.connect()
+            finally:
+                for one in deliveries:
+                    one.cancel()
+                await asyncio.wait(deliveries, timeout=STOP_SECONDS)
 
     async with _kept(StartupPoint.DISCORD, answer, resources):
         yield
@@ -89,6 +120,59 @@ async def started(resources: Resources) -> AsyncIterator[None]:
             if decision.runs:
                 await points.enter_async_context(STARTUP_POINTS[decision.point](resources))
         yield
+
+
+@asynccontextmanager
+async def _feed(settings: Settings) -> AsyncIterator["Feed | None"]:
+    """Make what the changelog polls with; None where it has nothing to poll."""
+    from app.github import Feed, GitHub  # noqa: PLC0415
+
+    repositories, channel = settings.changelog_repositories, settings.changelog_channel
+    if repositories is None or channel is None:
+        yield None
+        return
+    async with httpx2.AsyncClient() as client:
+        github = GitHub(client, settings.github_api_url, settings.github_token)
+        yield Feed(github, repositories, channel)
+
+
+@asynccontextmanager
+async def _vault(settings: Settings) -> AsyncIterator["WorkingTree | None"]:
+    """Make the vault's working tree, and remove it at the end; None where there is no remote."""
+    from app.git import Remote, WorkingTree  # noqa: PLC0415
+
+    if settings.vault_git_remote is None:
+        yield None
+        return
+    remote = Remote.read(settings.vault_git_remote, settings.vault_git_branch)
+    with TemporaryDirectory(prefix="monolith-vault-", ignore_cleanup_errors=True) as directory:
+        yield WorkingTree(Path(directory), remote, _run_program, for_programs())
+
+
+async def _run_program(command: "Command") -> "Ended":
+    """Run a program to its end; where that does not come, end it with all that it has started."""
+    from app.git import Ended  # noqa: PLC0415
+
+    process = await asyncio.create_subprocess_exec(
+        *command.arguments,
+        cwd=command.directory,
+        env=command.environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(command.seconds):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    return Ended(
+        process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
+    )
 
 
 @asynccontextmanager

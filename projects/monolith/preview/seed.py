@@ -9,7 +9,15 @@ import asyncpg
 NOTES = 5_000
 SHIPS = 60
 POSITIONS_PER_SHIP = 500
-JOBS = {"gardener": timedelta(minutes=15), "ships": timedelta(minutes=5)}
+ARCHIVED = 50
+"""Every so many notes, one is marked for the archive."""
+
+JOBS = {
+    "changelog": timedelta(minutes=5),
+    "gardener": timedelta(minutes=15),
+    "ships": timedelta(minutes=5),
+    "vault": timedelta(minutes=30),
+}
 
 _TOPICS = (
     "gateway", "backup", "sourdough", "tide table", "ingress", "harbour", "compost", "snapshot",
@@ -25,6 +33,7 @@ _SENTENCES = (
     "The {kind} from spring no longer matches the {topic}.",
     "Moved the {topic} to Thursday because of the weather.",
     "If the {topic} fails again, start from the {kind}.",
+    "#{kind} #{tag}",
 )
 _VESSELS = ("Aurora", "Brisk", "Cormorant", "Dunlin", "Eider", "Fulmar", "Gannet", "Heron")
 _TYPES = ("cargo", "tanker", "fishing", "ferry", "tug", "sailing")
@@ -63,14 +72,14 @@ def _notes(chance: random.Random, now: datetime) -> Iterator[tuple[object, ...]]
     for i in range(NOTES):
         topic, kind = chance.choice(_TOPICS), chance.choice(_KINDS)
         lines = chance.choices(_SENTENCES, k=chance.randint(2, 12))
-        said = {"topic": topic, "kind": chance.choice(_KINDS)}
+        said = {"topic": topic, "kind": chance.choice(_KINDS), "tag": topic.replace(" ", "-")}
         made = now - timedelta(minutes=chance.randint(1, 525_600))
         changed = made + (now - made) * chance.random()
         body = "\n".join(line.format(**said) for line in lines)
         yield (
             f"{topic.capitalize()} {kind} {i}",
             body,
-            [topic.replace(" ", "-"), kind],
+            [said["tag"], kind, *["archive"] * (not i % ARCHIVED)],
             made,
             changed,
         )

@@ -20,7 +20,7 @@ Search = Annotated[str | None, Query(max_length=200, pattern=notes.NO_NUL)]
 async def find(
     given: Given, q: Search = None, limit: Limit = 50, offset: Offset = 0
 ) -> list[notes.Note]:
-    """List notes, the latest first, or search them."""
+    """List notes, the latest first, or search them; what is archived is left out."""
     return await notes.find(given.pool, q, limit, offset)
 
 
@@ -34,6 +34,15 @@ async def create(given: Given, draft: notes.Draft) -> notes.Note:
 async def get(given: Given, number: Number) -> notes.Note:
     """Return one note."""
     return _found(await notes.get(given.pool, number), number)
+
+
+@router.get("/{number}/backlinks")
+async def backlinks(
+    given: Given, number: Number, limit: Limit = 50, offset: Offset = 0
+) -> list[notes.Note]:
+    """List the notes that link to one, as the gardener found them."""
+    _found(await notes.get(given.pool, number), number)
+    return await notes.backlinks(given.pool, number, limit, offset)
 
 
 @router.patch("/{number}")

@@ -16,6 +16,7 @@ from app.main import create_app
 from app.resources import Resources
 from shared.database import Database
 from shared.testing import as_production
+from tests.environment import read
 
 
 class Client(httpx2.AsyncClient):
@@ -36,6 +37,13 @@ class Ended:
     def events(self):
         """The text of every line of the log."""
         return [line["event"] for line in self.log]
+
+
+@pytest.fixture
+async def pool(database):
+    """The pool of a new production database."""
+    async with read(await database()).pool() as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -1,8 +1,13 @@
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from app.jobs import gardener, table
+from app.jobs.tools import Tools
+from shared.scheduler import Scheduler
 
 
 async def create(client, **fields):
@@ -112,6 +117,60 @@ class TestScheduler:  # noqa: D101
             "gardener": "ok",
             "ships": "ok",
         }
+
+    async def test_edit_interval(self, client):
+        """
+        A person's interval holds at once and survives the next start; null gives it back.
+        """
+        pool, path = client.resources.pool, "/api/scheduler/jobs/gardener"
+        while await pool.fetchval("SELECT min(runs) FROM scheduler.jobs") != 1:
+            pass
+        edited = (await client.patch(path, json={"interval": "PT2M"})).json()
+        await Scheduler(pool, table(Tools(pool))).register()
+        listed = (await client.get("/api/scheduler/jobs")).json()
+        back = (await client.patch(path, json={"interval": None})).json()
+
+        assert (edited["interval"], edited["interval_edited"]) == ("PT2M", True)
+        assert edited["next_run_at"] < str(datetime.now(UTC) + timedelta(minutes=3)).replace(
+            " ", "T"
+        )
+        assert edited in listed
+        assert (back["interval"], back["interval_edited"]) == ("PT15M", False)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {},
+            {"interval": 59},
+            {"interval": "P32D"},
+            {"interval": "often"},
+            {"interval": 90, "x": 1},
+        ],
+        ids=["nothing", "too-often", "too-seldom", "text", "more"],
+    )
+    async def test_bad_interval(self, client, wrong):
+        """
+        An interval out of bounds is refused and changes nothing; a job that is not there is a 404.
+        """
+        before = await client.resources.pool.fetch("SELECT name, own_interval FROM scheduler.jobs")
+        refused = await client.patch("/api/scheduler/jobs/ships", json=wrong)
+        unknown = await client.patch("/api/scheduler/jobs/nothing", json={"interval": 90})
+
+        assert (refused.status_code, unknown.status_code) == (422, 404)
+        assert before == await client.resources.pool.fetch(
+            "SELECT name, own_interval FROM scheduler.jobs"
+        )
+
+    async def test_backlinks(self, client):
+        """
+        The notes that link to one are listed once the gardener has found them; none is a 404.
+        """
+        target, source = await create(client), await create(client, title="B", body="[[Tides]]")
+        await gardener.tend(Tools(client.resources.pool))
+        found = (await client.get(f"/api/notes/{target['id']}/backlinks")).json()
+
+        assert [note["id"] for note in found] == [source["id"]]
+        assert (await client.get("/api/notes/999999/backlinks")).status_code == 404
 
 
 class TestProblems:  # noqa: D101

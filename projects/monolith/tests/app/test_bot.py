@@ -5,6 +5,8 @@ import pytest
 
 from preview.sinks.discord import FakeDiscord
 from preview.sinks.payloads import BOT, CHANNEL, TOKEN
+from tests.app.waiting import until
+from tests.environment import read
 
 
 @pytest.fixture
@@ -142,3 +144,72 @@ async def test_goodbye(production, discord):
     assert process.returncode == 0
     assert discord.gateway.connected == 0
     assert time.monotonic() - began < 30
+
+
+async def test_two_processes(served, database, discord):
+    """
+    Two production processes that both see every message answer each exactly once, as its reply.
+    """
+    variables = {
+        "DATABASE_URL": await database(),
+        "DISCORD_BOT_TOKEN": TOKEN,
+        "DISCORD_API_URL": discord.url,
+    }
+    async with served(**variables) as (client, _), served(**variables):
+        await until(lambda: discord.gateway.connected == 2)
+        asked = [await discord.mention(f"nothing {i}") for i in range(40)]
+        await until(lambda: len(discord.posted) >= 40)
+        counters = (await client.get("/api/preview")).json()["counters"]
+
+    assert sorted(one.reply_to for one in discord.posted) == sorted(asked)
+    assert counters["startup_points_failed"]["discord bot"] == 0
+
+
+async def test_killed(served, database, discord):
+    """
+    What a process killed with -9 had seen and not answered, the next one answers, once.
+    """
+    variables = {
+        "DATABASE_URL": await database(),
+        "DISCORD_BOT_TOKEN": TOKEN,
+        "DISCORD_API_URL": discord.url,
+    }
+    async with read(variables["DATABASE_URL"]).pool() as pool:
+        async with served(**variables) as (_, process):
+            await until(lambda: discord.gateway.connected == 1)
+            discord.fail(500, times=1000)  # nothing gets through
+            asked = [await discord.mention(f"nothing {i}") for i in range(5)]
+            while await pool.fetchval("SELECT count(*) FROM outbox.messages") < 5:
+                await asyncio.sleep(0.02)
+            process.kill()
+            await process.wait()
+        discord._trouble.clear()
+        before = len(discord.posted)
+        await pool.execute("UPDATE outbox.messages SET due_at = now(), claimed_until = now()")
+        async with served(**variables):
+            await until(lambda: len(discord.posted) >= 5)
+            await asyncio.sleep(0.5)
+
+    assert before == 0
+    assert sorted(one.reply_to for one in discord.posted) == sorted(asked)
+
+
+async def test_slash_command_in_two_processes(served, database, discord):
+    """
+    Of two processes that both see a slash command one answers; the other says so and no more.
+    """
+    variables = {
+        "DATABASE_URL": await database(),
+        "DISCORD_BOT_TOKEN": TOKEN,
+        "DISCORD_API_URL": discord.url,
+    }
+    async with served(**variables) as (_, first), served(**variables) as (_, second):
+        await until(lambda: discord.gateway.connected == 2)
+        await discord.slash("tide")
+        await until(lambda: sum("/callback" in one for one in discord.requests) == 2)
+        await asyncio.sleep(0.3)
+    lines = [line for process in (first, second) for line in process.log]
+
+    assert len(discord.posted) == 1
+    assert [line["code"] for line in lines if "answered elsewhere" in line["event"]] == [40060]
+    assert [line for line in lines if line["level"] == "error"] == []

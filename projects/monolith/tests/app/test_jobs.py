@@ -1,61 +1,42 @@
-from typing import cast
+from datetime import timedelta
 
-import asyncpg
-import pytest
+import httpx2
 
-from app.jobs import gardener, ships, table
+from app.git import Remote, WorkingTree
+from app.github import Feed, GitHub
+from app.jobs import JOBS as ENTRIES
+from app.jobs import table
+from app.jobs.tools import Tools
+from app.startup import _run_program
 from preview.seed import JOBS, seed
-from shared.database import Database
-from shared.settings import Settings
-from tests.environment import environment
-
-
-@pytest.fixture
-async def pool(database):
-    """The pool of a new, seeded production database."""
-    with environment(DATABASE_URL=await database()):
-        identified = Database.from_settings(Settings())
-    async with identified.pool() as pool:
-        async with pool.acquire() as connection:
-            await seed(cast("asyncpg.Connection", connection))
-        yield pool
-
-
-async def test_ships(pool):
-    """
-    Positions past their retention are dropped, all of them and no other.
-    """
-    kept = "SELECT count(*) FROM ships.positions WHERE seen_at >= now() - interval '30 days'"
-    before = await pool.fetchval(kept), await pool.fetchval("SELECT count(*) FROM ships.positions")
-    await ships.drop_old_positions(pool)
-
-    assert before[1] - before[0] > ships.BATCH
-    assert await pool.fetchval("SELECT count(*) FROM ships.positions") == before[0]
-
-
-async def test_gardener(pool):
-    """
-    Every [[link]] without a note gets a stub, once, however often the gardener comes.
-    """
-    stubs = "SELECT count(*) FROM notes.notes WHERE tags = '{stub}'"
-    await gardener.tend(pool)
-    made = await pool.fetchval(stubs)
-    await gardener.tend(pool)
-
-    assert made > 100
-    assert await pool.fetchval(stubs) == made
-    assert (
-        await pool.fetchval("SELECT count(DISTINCT title) FROM notes.notes WHERE tags = '{stub}'")
-        == made
-    )
 
 
 async def test_seed(pool):
     """
     The seed has thousands of notes, ships with positions, and due rows for every job of the table.
     """
+    async with pool.acquire() as connection:
+        await seed(connection)
+
     assert await pool.fetchval("SELECT count(*) FROM notes.notes") == 5_000
     assert await pool.fetchval("SELECT count(*) FROM ships.positions") == 30_000
     due = await pool.fetch("SELECT name, interval FROM scheduler.jobs WHERE next_run_at < now()")
     assert {row["name"]: row["interval"] for row in due} == JOBS
-    assert {job.name: job.interval for job in table(pool)} == JOBS
+    assert {entry.name: entry.interval for entry in ENTRIES} == JOBS
+
+
+async def test_table(pool, tmp_path):
+    """
+    A job without the setting that it needs is left out, and named with that setting.
+    """
+    bare = Tools(pool)
+    async with httpx2.AsyncClient() as client:
+        feed = Feed(GitHub(client, "http://127.0.0.1:9", None), ("o/n",), 300)
+        tree = WorkingTree(tmp_path, Remote("/nowhere", "main"), _run_program, {})
+        whole = Tools(pool, feed, tree)
+
+        assert [job.name for job in table(whole)] == ["changelog", "gardener", "ships", "vault"]
+        assert whole.lacking == {}
+    assert [job.name for job in table(bare)] == ["gardener", "ships"]
+    assert bare.lacking == {"changelog": "CHANGELOG_REPOSITORIES", "vault": "VAULT_GIT_REMOTE"}
+    assert all(job.lease >= timedelta(minutes=1) for job in table(whole))

@@ -286,7 +286,7 @@ async def test_swallowed_lifespan(database):
 @pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
 async def test_muted_code_is_not_imported(database, clone_7, preview):
     """
-    A preview has imported neither discord nor bot, jobs and scheduler; production has.
+    A preview has imported neither discord nor bot, outbox, jobs, git and scheduler; production has.
     """
     script = (
         "import asyncio, sys\n"
@@ -295,7 +295,8 @@ async def test_muted_code_is_not_imported(database, clone_7, preview):
         "async def main():\n"
         "    async with app.router.lifespan_context(app): pass\n"
         "asyncio.run(main())\n"
-        "print(*sorted({'discord', 'app.bot', 'app.jobs', 'shared.scheduler'} & set(sys.modules)))"
+        "muted = {'discord', 'app.bot', 'app.outbox', 'app.jobs', 'app.git', 'shared.scheduler'}\n"
+        "print(*sorted(muted & set(sys.modules)))"
     )
     dsn = clone_7.dsn().get_secret_value() if preview else await database()
     variables = {"DATABASE_URL": dsn, "PR_ENV": str(preview)}
@@ -308,7 +309,9 @@ async def test_muted_code_is_not_imported(database, clone_7, preview):
 
     assert process.returncode == 0
     assert out.decode().split() == (
-        [] if preview else ["app.bot", "app.jobs", "discord", "shared.scheduler"]
+        []
+        if preview
+        else ["app.bot", "app.git", "app.jobs", "app.outbox", "discord", "shared.scheduler"]
     )
 
 

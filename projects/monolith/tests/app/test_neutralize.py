@@ -11,6 +11,12 @@ from shared.errors import NeutralizeError
 from tests.environment import read
 
 ROWS = "SELECT * FROM scheduler.jobs ORDER BY name"
+OUTBOX = "SELECT * FROM outbox.messages ORDER BY key"
+SAY = (
+    "INSERT INTO outbox.messages (key, channel, text, claimed_until, sent_at, message_id) VALUES"
+    " ('waits', 1, 'x', NULL, NULL, NULL), ('claimed', 1, 'x', now(), NULL, NULL),"
+    " ('sent', 1, 'x', NULL, now(), 1)"
+)
 LEASE = (
     "UPDATE scheduler.jobs SET lease_id = gen_random_uuid(), lease_until = now()"
     " WHERE name = 'ships'"
@@ -19,16 +25,18 @@ LEASE = (
 
 @pytest.fixture
 async def clone(clone_7: Engine):
-    """A clone with due jobs, one of them leased, as production leaves them."""
+    """A clone with due jobs, one leased, and a full outbox, as production leaves them."""
     async with clone_7.connect("app", "monolith") as connection:
         await seed(connection)
+        await connection.execute(SAY)
         await connection.execute(LEASE)
     return clone_7
 
 
 async def test_clone(monolith, clone):
     """
-    Neutralising parks every job and ends every lease; doing it again changes nothing.
+    Neutralising parks every job, ends every lease and empties the outbox; doing it again changes
+    nothing.
     """
     variables = {"PR_ENV": "true", "DATABASE_URL": clone.dsn().get_secret_value()}
     first, second = (
@@ -39,10 +47,15 @@ async def test_clone(monolith, clone):
         armed = "next_run_at < 'infinity' OR lease_id IS NOT NULL OR lease_until IS NOT NULL"
         left = await connection.fetchval(f"SELECT count(*) FROM scheduler.jobs WHERE {armed}")
         kept = await connection.fetchval("SELECT count(*) FROM scheduler.jobs")
+        waiting = await connection.fetchval("SELECT count(*) FROM outbox.messages")
 
-    assert (first.code, second.code, left, kept) == (0, 0, 0, 2)
+    assert (first.code, second.code, left, kept, waiting) == (0, 0, 0, 4, 0)
     assert json.loads(first.out) == json.loads(second.out)
-    assert json.loads(first.out)["counts"] == {"jobs_parked": 2, "leases_ended": 1}
+    assert json.loads(first.out)["counts"] == {
+        "jobs_parked": 4,
+        "leases_ended": 1,
+        "outbox_emptied": 3,
+    }
 
 
 async def test_production(monolith, source, database):
@@ -53,12 +66,13 @@ async def test_production(monolith, source, database):
     production = read(dsn)
     async with production.pool() as pool, pool.acquire() as connection:
         await seed(cast("asyncpg.Connection", connection))
-        before = await connection.fetch(ROWS)
+        await connection.execute(SAY)
+        before = await connection.fetch(ROWS), await connection.fetch(OUTBOX)
         refused = await monolith("neutralize", DATABASE_URL=dsn)
         with pytest.raises(NeutralizeError, match="PR_ENV says production"):
             await neutralize(production)
 
-        assert await connection.fetch(ROWS) == before
+        assert (await connection.fetch(ROWS), await connection.fetch(OUTBOX)) == before
     assert (refused.code, refused.log[0]["step"]) == (78, "neutralise")
 
 
