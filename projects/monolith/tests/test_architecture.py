@@ -14,6 +14,10 @@ SOURCE = Path(__file__).parents[1]
 STARTERS = {"create_task", "ensure_future", "start_soon", "Thread", "Timer", "run_in_executor"}
 STARTERS |= {"ThreadPoolExecutor", "ProcessPoolExecutor", "Process", "create_subprocess_exec"}
 STARTERS |= {"create_subprocess_shell", "call_later", "call_soon_threadsafe", "Popen", "fork"}
+STARTERS |= {"subprocess_exec", "subprocess_shell", "posix_spawn", "posix_spawnp", "forkpty"}
+STARTERS |= {"call_soon", "call_at", "run_coroutine_threadsafe", "to_thread", "start_new_thread"}
+STARTERS |= {"BackgroundTask", "BackgroundTasks", "run_in_threadpool", "popen", "system", "execv"}
+STARTING_MODULES = {"subprocess", "multiprocessing", "threading", "_thread", "concurrent", "sched"}
 MAY_START = {
     "app/startup.py",  # the only starter
     "shared/scheduler.py",  # its own loop, which app/startup.py starts
@@ -25,10 +29,13 @@ def started_in(text):
     nodes = list(ast.walk(ast.parse(text)))
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     used |= {node.id for node in nodes if isinstance(node, ast.Name)}
-    used |= {
-        alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    used |= {alias.name for node in imports for alias in node.names}
+    modules = {
+        alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names
     }
-    return used & STARTERS
+    modules |= {str(node.module) for node in imports if isinstance(node, ast.ImportFrom)}
+    return used & STARTERS | {name.partition(".")[0] for name in modules} & STARTING_MODULES
 
 
 def test_background_work():
@@ -51,9 +58,21 @@ def test_background_work():
         ),
         "loop.run_in_executor(None, x)",
         "threading.Thread(target=x).start()",
+        "from threading import Thread as Worker\nWorker(target=x).start()",
+        "from concurrent import futures\nfutures.ThreadPoolExecutor().submit(x)",
+        "from subprocess import run\nrun(['git', 'push'])",
+        "import subprocess as sp\nsp.check_call(['git', 'push'])",
+        "asyncio.create_subprocess_exec('git')",
+        "os.system('git push')",
+        "multiprocessing.Process(target=x).start()",
+        "def route(after: BackgroundTasks):\n    after.add_task(x)",
+        "loop.call_later(5, x)",
     ],
-    ids=["task", "renamed", "group", "executor", "thread"],
-)
+    ids=[
+        "task", "renamed", "group", "executor", "thread", "renamed-thread", "pool", "run",
+        "renamed-module", "program", "shell", "process", "after-an-answer", "later",
+    ],
+)  # fmt: skip
 def test_background_work_is_seen(text):
     """
     The check above sees each way to start work.

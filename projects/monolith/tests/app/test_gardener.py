@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import notes
 from app.jobs import gardener
 from app.jobs.tools import Tools
-from app import notes
 from app.notes import Draft, Edit, backlinks, create, edit, find
 from preview.seed import ARCHIVED, NOTES, seed
 

@@ -1,14 +1,21 @@
+import asyncio
 from datetime import timedelta
 
 import httpx2
+import pytest
 
+import app.jobs
 from app.git import Remote, WorkingTree
 from app.github import Feed, GitHub
 from app.jobs import JOBS as ENTRIES
-from app.jobs import table
+from app.jobs import Entry, table
 from app.jobs.tools import Tools
+from app.main import create_app
 from app.startup import _run_program
 from preview.seed import JOBS, seed
+from shared.database import Database
+from shared.settings import Settings
+from tests.environment import environment
 
 
 async def test_seed(pool):
@@ -40,3 +47,29 @@ async def test_table(pool, tmp_path):
     assert [job.name for job in table(bare)] == ["gardener", "ships"]
     assert bare.lacking == {"changelog": "CHANGELOG_REPOSITORIES", "vault": "VAULT_GIT_REMOTE"}
     assert all(job.lease >= timedelta(minutes=1) for job in table(whole))
+
+
+@pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
+async def test_thoughtless_job(database, clone_7, monkeypatch, preview):
+    """
+    A job that was added without a thought of previews runs in production and in no preview.
+    """
+    ran = asyncio.Event()
+
+    async def act(_tools):
+        ran.set()
+
+    monkeypatch.setattr(app.jobs, "JOBS", (Entry("thoughtless", timedelta(minutes=1), act),))
+    dsn = clone_7.dsn().get_secret_value() if preview else await database()
+    with environment(DATABASE_URL=dsn, PR_ENV=str(preview)):
+        settings = Settings()
+    application = create_app(settings, Database.from_settings(settings))
+    async with application.router.lifespan_context(application):
+        pool = application.state.resources.pool
+        if preview:
+            await pool.execute("INSERT INTO scheduler.jobs VALUES ('thoughtless', '1 min')")
+            await asyncio.sleep(2.5)  # twice as long as the loop rests
+        else:
+            await ran.wait()
+
+    assert ran.is_set() is not preview
