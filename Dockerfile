@@ -12,6 +12,11 @@ RUN uv build --no-cache --wheel --require-hashes --build-constraint requirements
  && uv pip install --no-cache --compile-bytecode --no-deps --python /app/venv dist/*.whl
 
 FROM python:3.11-slim-trixie@sha256:45037981b62b34b44602584fccbc4d884d5f7dc92c7ee86bb38a698a79fe1e51
+# The vault is pushed with git; Debian keeps only its latest security update, so no version is named.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends git \
+ && rm -rf /var/lib/apt/lists/*
 COPY --from=build /app/venv /app/venv
 COPY projects/monolith/migrations/ /app/migrations/
 ENV PATH=/app/venv/bin:$PATH \

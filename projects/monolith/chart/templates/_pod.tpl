@@ -23,7 +23,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Credentials of startup points, for the app alone. */}}
+{{/* Credentials and settings of startup points, for the app alone. */}}
 {{- define "monolith.credentials" -}}
 {{- range $variable, $secret := .Values.secrets }}
 - name: {{ $variable }}
@@ -31,6 +31,10 @@
     secretKeyRef:
       name: {{ $secret.name | quote }}
       key: {{ $secret.key | quote }}
+{{- end }}
+{{- range $variable, $text := .Values.settings }}
+- name: {{ $variable }}
+  value: {{ $text | quote }}
 {{- end }}
 {{- end }}
 

@@ -31,6 +31,9 @@
 {{- if .Values.secrets }}
 {{- fail (printf "Refused to render a preview: expected no secrets, the values name %s. Take secrets out: a preview's values stand over the chart's defaults, never over production's." (keys .Values.secrets | sortAlpha | join ", ")) }}
 {{- end }}
+{{- if .Values.settings }}
+{{- fail (printf "Refused to render a preview: expected no settings of jobs, the values name %s. Take settings out: a preview runs no job." (keys .Values.settings | sortAlpha | join ", ")) }}
+{{- end }}
 {{- if .Values.cluster.enabled }}
 {{- fail "Refused to render a preview: expected cluster.enabled to be false, the values say true. Set cluster.enabled to false: a preview has a clone, never production's database." }}
 {{- end }}
@@ -86,6 +89,9 @@
 {{- if get $.Values.preview.access $name }}
 {{- fail (printf "Refused to render production: expected no preview.access.%s, the values say %v. Set preview.enabled to true, or leave it out." $name (get $.Values.preview.access $name | toJson)) }}
 {{- end }}
+{{- end }}
+{{- if ne (hasKey .Values.settings "CHANGELOG_REPOSITORIES") (hasKey .Values.settings "CHANGELOG_CHANNEL") }}
+{{- fail (printf "Refused to render production: expected settings.CHANGELOG_REPOSITORIES and settings.CHANGELOG_CHANNEL together, the values name %s. Set both, or neither." (keys .Values.settings | sortAlpha | join ", ")) }}
 {{- end }}
 {{- if not .Values.image.tag }}
 {{- fail "Refused to render production: expected image.tag to name a commit's image, the values say \"\". Set image.tag to sha- and the commit's 40 hexadecimal digits." }}

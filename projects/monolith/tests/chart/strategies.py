@@ -105,5 +105,7 @@ def productions(draw):
     secret = st.fixed_dictionaries({"name": names, "key": names})
     variables = ("DISCORD_BOT_TOKEN", "GITHUB_TOKEN", "VAULT_GIT_REMOTE")
     values["secrets"] = draw(st.fixed_dictionaries({}, optional=dict.fromkeys(variables, secret)))
+    changelog = {"CHANGELOG_REPOSITORIES": "ada/harbour", "CHANGELOG_CHANNEL": "300"}
+    values["settings"] = draw(st.sampled_from([{}, {"VAULT_GIT_BRANCH": "main"}, changelog]))
     values["cluster"] = {"enabled": draw(st.booleans()), "storageClass": draw(names)}
     return over(values, draw(_common))

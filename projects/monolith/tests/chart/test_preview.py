@@ -53,12 +53,17 @@ def test_secrets_over_production(values, below, mutes, leaves):
     number, sha = values["preview"]["id"], values["preview"]["headSha"]
     repairs = {"prEnv": True, "image": {"tag": f"sha-{sha}"}} if mutes else {}
     if leaves:
-        below = {key: value for key, value in below.items() if key not in {"secrets", "cluster"}}
+        below = {
+            key: value
+            for key, value in below.items()
+            if key not in {"secrets", "settings", "cluster"}
+        }
     try:
         found = secrets(render(over(over(repairs, values), below)))
     except RefusedError:
         found = None
-    whole = mutes and not below.get("secrets") and not below.get("cluster", {}).get("enabled")
+    given_none = not below.get("secrets") and not below.get("settings")
+    whole = mutes and given_none and not below.get("cluster", {}).get("enabled")
 
     assert found == ({f"monolith-pg-pr-{number}-{end}" for end in ("app", "ca")} if whole else None)
 

@@ -39,6 +39,10 @@ CONTRADICTIONS = {
         {"secrets": {"GITHUB_TOKEN": {"name": "s", "key": "k"}}},
         r"secrets, the values name GITHUB_TOKEN\. Take secrets out",
     ),
+    "setting-of-a-job": (
+        {"settings": {"VAULT_GIT_BRANCH": "main"}},
+        r"settings of jobs, the values name VAULT_GIT_BRANCH\. Take settings out",
+    ),
     "production-database": ({"cluster": {"enabled": True}}, r"cluster\.enabled .* Set cluster"),
     "two-sources": (
         {"preview": {"snapshotName": "s", "snapshotMethod": "backup", "snapshotGeneration": "1"}},
@@ -86,6 +90,8 @@ IMPOSSIBLE = {
     "misspelt": {"previews": {"enabled": True}},
     "unknown-in-preview": {"preview": {"number": "7"}},
     "unknown-credential": {"secrets": {"DATABASE_URL": {"name": "s", "key": "k"}}},
+    "unknown-setting": {"settings": {"PR_ENV": "false"}},
+    "channel-as-number": {"settings": {"CHANGELOG_CHANNEL": 300}},
     "unknown-method": {"preview": {"snapshotMethod": "dump"}},
     "moving-tag": {"image": {"tag": "latest"}},
     "unpinned-atlas": {"atlasImage": "arigaio/atlas:latest"},

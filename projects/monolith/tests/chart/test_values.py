@@ -4,14 +4,14 @@ import re
 import helm_python
 import pytest
 
-from shared.settings import credential_names
+from shared.settings import Settings, credential_names
 from tests.chart.rendering import CHART, over, preview, production, read, render, texts
 
 DEFAULTS = read(CHART / "values.yaml")
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 TEMPLATES = "\n".join(path.read_text() for path in (CHART / "templates").iterdir())
 CI = sorted((CHART / "ci").glob("*.yaml"))
-READ_WHOLE = {("resources",), ("cluster", "resources"), ("secrets",)}
+READ_WHOLE = {("resources",), ("cluster", "resources"), ("secrets",), ("settings",)}
 
 
 def leaves(values, path=()):
@@ -70,6 +70,17 @@ def test_strict_schema():
 
     assert len(found) > 10
     assert [part for part in found if part.get("additionalProperties") is not False] == []
+
+
+def test_settings_in_step():
+    """
+    The chart's settings of jobs are settings of the app, and no credentials.
+    """
+    ours = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    names = set(SCHEMA["properties"]["settings"]["properties"])
+
+    assert len(names) == 3
+    assert names <= ours - set(credential_names())
 
 
 def test_credentials_in_step():
