@@ -102,7 +102,7 @@ class Twin:
         return nullcontext()
 
     async def _neutralize(self, preview: Preview, environment: dict[str, str]) -> None:
-        with self.console.step("neutralise the clone: park due jobs, end leases"):
+        with self.console.step("neutralise the clone: park due jobs, end leases, empty the outbox"):
             async with monolith("neutralize", environment, preview.log, AppError) as app:
                 if await asyncio.to_thread(app.process.wait):
                     raise app.ended()
