@@ -89,7 +89,7 @@ class NotesBot(discord.AutoShardedClient):
             log.info("slash command was answered elsewhere, or too late", code=error.code)
 
     async def _answer(self, query: str) -> str:
-        query = query.strip()[:LONGEST_QUERY]
+        query = query.replace("\0", " ").strip()[:LONGEST_QUERY]
         if not query:
             return "Mention me with something to look for."
         found = await notes.find(self._pool, query, SHOWN)

@@ -11,8 +11,6 @@ import asyncpg
 import structlog
 from asyncpg.pool import PoolConnectionProxy
 
-from shared.errors import MonolithError
-
 LONGEST_TEXT = 2000
 """Discord's limit, in UTF-16 code units to be on the safe side."""
 
@@ -56,7 +54,6 @@ WHERE key = $1 AND claimed_until = $2 AND sent_at IS NULL
 """
 _FORGET = "DELETE FROM outbox.messages WHERE sent_at < now() - $1::interval"
 
-_DATABASE_TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, MonolithError)
 _LONGEST_ERROR = 500
 
 log = structlog.get_logger()
@@ -126,15 +123,15 @@ class Delivery:
     _forget_at: float = 0.0
 
     async def run(self) -> None:
-        """Post until cancelled; trouble of the database is waited out."""
+        """Post until cancelled; trouble is waited out."""
         while True:
             self.added.clear()
             try:
                 while await self.deliver_one():
                     pass
                 await self._forget()
-            except _DATABASE_TROUBLE as error:
-                log.error("outbox cannot be read", error=str(error))
+            except Exception as error:  # noqa: BLE001  whatever it is, delivery must go on
+                log.error("outbox cannot be read", error=f"{type(error).__name__}: {error}")
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self.added.wait()

@@ -13,7 +13,7 @@ import asyncpg
 from app.jobs.tools import Tools
 from shared.errors import VaultError
 
-BATCH = 500
+BATCH = 100
 FOLDER = "notes"
 """What is below it is the job's, everything else in the repository is people's."""
 

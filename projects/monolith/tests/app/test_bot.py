@@ -45,8 +45,12 @@ async def test_mention(production, discord):
 
 @pytest.mark.parametrize(
     ("asked", "said"),
-    [("", "Mention me with something to look for."), ("nothing", "No note matches 'nothing'.")],
-    ids=["nothing-asked", "nothing-found"],
+    [
+        ("", "Mention me with something to look for."),
+        ("nothing", "No note matches 'nothing'."),
+        ("a\0b", "No note matches 'a b'."),
+    ],
+    ids=["nothing-asked", "nothing-found", "not-storable"],
 )
 async def test_nothing_to_say(production, discord, asked, said):
     """
