@@ -15,6 +15,9 @@ from tests.e2e.processes import serve
 
 MESSAGES = 200
 SLASHES = 20
+ROUNDS = 3
+"""How often all jobs come due: at first, before the kill, and after it."""
+
 CREDENTIALS = ["DISCORD_BOT_TOKEN", "GITHUB_TOKEN", "VAULT_GIT_REMOTE"]
 NOTES = 60
 PREVIEWS = ("preview 1", "preview 2", "preview 3")
@@ -141,9 +144,10 @@ async def make_all_due(*databases):
             await connection.execute("UPDATE scheduler.jobs SET next_run_at = clock_timestamp()")
 
 
-def commit(outside, message):
-    """Add a commit to each repository."""
-    return [outside.github.commit(repository, message) for repository in REPOSITORIES]
+async def change(outside, production, what):
+    """Add a note, and a commit to each repository; return the commits."""
+    await production.execute("INSERT INTO notes.notes (title) VALUES ($1)", what)
+    return [outside.github.commit(repository, what) for repository in REPOSITORIES]
 
 
 def assert_said_once(discord, asked, commits):
@@ -160,7 +164,7 @@ def assert_kept_once(vault, notes):
     """No two commits keep the same, and each note has one file."""
     trees = [one.tree for one in vault.history()]
 
-    assert len(set(trees)) == len(trees) >= 1
+    assert len(set(trees)) == len(trees) >= ROUNDS
     assert len(set(vault.files())) == len(vault.files()) == notes > NOTES
 
 
@@ -191,7 +195,7 @@ async def test_everything_once(outside, production, clones, run, record_property
     killed, other = [await run(name, production) for name in ("production 1", "production 2")]
     async with connected(production) as connection:
         await settled(connection, 1)
-        commits = commit(outside, "before the kill")
+        commits = await change(outside, connection, "before the kill")
         await make_all_due(production, *cloned.values())
         asked = await speak(outside, MESSAGES // 2, SLASHES // 2)
         await said(outside, MESSAGES // 8)
@@ -199,7 +203,7 @@ async def test_everything_once(outside, production, clones, run, record_property
         asked += await speak(outside, MESSAGES // 2, SLASHES // 2)
         back = await run("production 3", production)
         await settled(connection, 2)
-        commits += commit(outside, "after it came back")
+        commits += await change(outside, connection, "after it came back")
         await make_all_due(production)
         await settled(connection, 3)
         notes = await connection.fetchval("SELECT count(*) FROM notes.notes")
