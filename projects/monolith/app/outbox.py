@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -153,6 +154,8 @@ class Delivery:
             await self._try_again(row, f"{type(error).__name__}: {error}")
         else:
             await self.pool.execute(_SENT, message.key, number)
+            with suppress(OSError):  # a full log sends nothing twice
+                log.info("message sent", key=message.key)
         return True
 
     async def _try_again(self, row: asyncpg.Record, reason: str) -> None:
