@@ -231,7 +231,7 @@ def _environment(preview: Preview, engine: Engine) -> dict[str, str]:
 def _summary_of(beside: Production) -> dict[str, str]:
     return {
         "production": beside.facts["url"],
-        "sinks": f"{beside.facts['sinks']} shows what it says to the world, and speaks to it",
+        "sinks": f"{beside.facts['sinks']}  what production says to the world; answer it there",
     }
 
 

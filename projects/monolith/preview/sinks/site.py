@@ -47,7 +47,7 @@ class Site:
         async with listening(site._app(), port) as where:
             site._where = where
             outside.found_at(where)
-            yield f"http://{where}/"
+            yield f"http://{where}"
 
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._judge])
