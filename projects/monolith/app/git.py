@@ -22,14 +22,10 @@ _HELPER = (
 _ALWAYS = {
     "core.hooksPath": os.devnull,
     "core.symlinks": "false",
-    "core.autocrlf": "false",
-    "core.fsmonitor": "false",
-    "commit.gpgSign": "false",
     "gc.autoDetach": "false",
     "maintenance.autoDetach": "false",
     "user.name": "monolith",
     "user.email": "monolith@localhost",
-    "credential.helper": "",
 }
 
 
@@ -186,7 +182,6 @@ class WorkingTree:
             **self.inherited,
             **self.remote.environment(),
             **numbered,
-            "GIT_ALLOW_PROTOCOL": "file:http:https:ssh",
             "GIT_CEILING_DIRECTORIES": str(self.directory.parent),
             "GIT_CONFIG_COUNT": str(len(configuration)),
             "GIT_CONFIG_GLOBAL": os.devnull,

@@ -72,8 +72,8 @@ def _plain_digits(value: object) -> object:
 PullRequest = Annotated[int, BeforeValidator(_plain_digits)]
 
 
-def _separated(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+def _separated(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",")]
 
 
 def _reachable(found: str) -> str:
@@ -337,7 +337,8 @@ def for_programs() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in ours and (not name.startswith("GIT_") or name.startswith("GIT_SS"))
+        if name not in ours
+        and (not name.startswith("GIT_") or name.startswith(("GIT_SSH", "GIT_SSL")))
     }
 
 

@@ -246,8 +246,11 @@ async def test_hostile_tree(pool, tools, bare, tmp_path):
     git(copy, "commit", "--quiet", "-m", "Link")
     git(copy, "push", "--quiet", "origin", "HEAD:main")
     number = await write(pool, "Tides")
+    await tools.vault.take_over()
+    links = [path for path in tools.vault.directory.rglob("*") if path.is_symlink()]
     await vault.push(tools)
 
+    assert links == []
     assert list(outside.iterdir()) == []
     assert f"notes/tides-{number}.md" in bare.files()
     assert "README.md" in bare.files()
@@ -278,13 +281,20 @@ async def test_people_s_configuration(pool, bare, tmp_path, monkeypatch):
     home.mkdir()
     (home / ".gitconfig").write_text(
         f"[core]\nhooksPath = {hooks}\n[user]\nname = someone\n[commit]\ngpgSign = true\n"
+        '[url "/nowhere"]\ninsteadOf = file://\n'
     )
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     monkeypatch.setenv("GIT_AUTHOR_NAME", "someone")
     monkeypatch.setenv("GIT_TRACE", str(marker))
     await write(pool, "Tides")
-    await vault.push(Tools(pool, vault=tree(tmp_path / "tree", bare.remote)))
+    working = tree(tmp_path / "tree", bare.remote)
+    await working.take_over()
+    for name in ("pre-commit", "pre-push"):  # as a template of git's could leave them
+        hook = working.directory / ".git/hooks" / name
+        hook.write_bytes((hooks / "pre-commit").read_bytes())
+        hook.chmod(0o755)
+    await vault.push(Tools(pool, vault=working))
 
     monkeypatch.delenv("GIT_DIR")
     assert not marker.exists()
