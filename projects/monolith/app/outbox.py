@@ -132,7 +132,8 @@ class Delivery:
                     pass
                 await self._forget()
             except Exception as error:  # noqa: BLE001  whatever it is, delivery must go on
-                log.error("outbox cannot be read", error=f"{type(error).__name__}: {error}")
+                with suppress(OSError):  # a full log stops no delivery
+                    log.error("outbox cannot be read", error=f"{type(error).__name__}: {error}")
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self.added.wait()
@@ -163,13 +164,13 @@ class Delivery:
             await self._park(row, reason)
             return
         pause = min(2.0 ** min(row["attempts"], 10), LONGEST_PAUSE_SECONDS)
-        log.warning("message not sent", key=row["key"], error=reason, again_in=pause)
         reason = _storable(reason)
         await self.pool.execute(_AGAIN, row["key"], row["claimed_until"], reason, pause)
+        log.warning("message not sent", key=row["key"], error=reason, again_in=pause)
 
     async def _park(self, row: asyncpg.Record, reason: str) -> None:
-        log.error("message parked", key=row["key"], error=reason)
         await self.pool.execute(_PARK, row["key"], row["claimed_until"], _storable(reason))
+        log.error("message parked", key=row["key"], error=reason)
 
     async def _forget(self) -> None:
         """Forget now and then what was sent long ago."""

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -12,7 +12,7 @@ from contextlib import (
 )
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import httpx2
@@ -85,13 +85,7 @@ async def discord_bot(resources: Resources) -> AsyncIterator[None]:
         async with make_bot(resources.pool, url, added) as bot:
             await bot.login(token.get_secret_value())
             delivery = Delivery(resources.pool, bot.post, added)
-            deliveries = [asyncio.create_task(delivery.run()) for _ in range(DELIVERIES)]
-            try:
-                await bot.connect()
-            finally:
-                for one in deliveries:
-                    one.cancel()
-                await asyncio.wait(deliveries, timeout=STOP_SECONDS)
+            await _until_one_ends([bot.connect(), *(delivery.run() for _ in range(DELIVERIES))])
 
     async with _kept(StartupPoint.DISCORD, answer, resources):
         yield
@@ -173,6 +167,19 @@ async def _run_program(command: "Command") -> "Ended":
     return Ended(
         process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
     )
+
+
+async def _until_one_ends(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do it all at once; when one ends, however, end the others and raise what it raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=STOP_SECONDS)
 
 
 @asynccontextmanager

@@ -74,8 +74,8 @@ async def _poll(pool: asyncpg.Pool, feed: Feed, name: str, row: asyncpg.Record) 
     except NotNowError as error:
         backed_off = min(FIRST_WAIT_SECONDS * 2.0 ** min(row["failures"], 10), LONGEST_WAIT_SECONDS)
         wait = max(error.wait, backed_off)
-        log.warning("repository not polled", repository=name, error=str(error), again_in=wait)
         await pool.execute(_FAILED, name, str(error), wait)
+        log.warning("repository not polled", repository=name, error=str(error), again_in=wait)
         return
     if news is None:
         await pool.execute(_SAME, name)

@@ -272,6 +272,26 @@ async def test_database_trouble(pool, delivery, fake):
     assert logs[0]["event"] == "outbox cannot be read"
 
 
+async def test_full_log(pool, delivery, fake, monkeypatch):
+    """
+    A log that takes no more writes stops no delivery.
+    """
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    for name in ("info", "warning", "error"):
+        monkeypatch.setattr(outbox.log, name, full, raising=False)
+    fake.fail(403)
+    await outbox.add(pool, Message("a", 300, "refused"))
+    await outbox.add(pool, Message("b", 300, "behind"))
+    async with running(delivery):
+        await sent(pool, 1)
+
+    assert said(fake) == [(300, "behind")]
+    assert (await row(pool))["parked"] is True
+
+
 async def test_forgets(pool, delivery):
     """
     What was sent long ago is forgotten; what waits, is parked or was sent lately stays.

@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from app.startup import _until_one_ends
 from preview.sinks.discord import FakeDiscord
 from preview.sinks.github import FakeGitHub
 from preview.sinks.payloads import CHANNEL, TOKEN
@@ -109,6 +110,28 @@ async def test_sigterm_in_a_push(served, database, vault, tmp_path, monkeypatch)
     assert list(trees.iterdir()) == []
     assert vault.history() == []
     assert took < 60
+
+
+async def test_until_one_ends():
+    """
+    A delivery that dies takes the bot with it, so that both start again, and says why.
+    """
+    ended = asyncio.Event()
+
+    async def stay():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def die():
+        await asyncio.sleep(0)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await _until_one_ends([stay(), die()])
+
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
