@@ -5,6 +5,7 @@ import pytest
 
 from preview.sinks.outside import REPOSITORIES, Outside
 from preview.sinks.site import Site
+from tests.preview.sinks.pushing import push
 
 
 @pytest.fixture
@@ -34,19 +35,21 @@ async def answer(outside, content="high at noon"):
         assert (await bot.post(channel, json={"content": content})).is_success
 
 
-async def test_shares(client, outside):
+async def test_shares(client, outside, tmp_path):
     """
-    Page and JSON say whose every message and request was; a preview that did nothing is there.
+    Page and JSON say whose everything was; a preview that did nothing is there, too.
     """
     await answer(outside)
+    push(outside.vault, tmp_path / "tree", "tide-table")
     received = (await client.get("/received")).json()
     page = (await client.get("/")).text
 
-    assert received["shares"]["production"] == {"messages": 1, "requests": 1, "pushes": 0}
+    assert received["shares"]["production"] == {"messages": 1, "requests": 1, "pushes": 1}
     assert received["shares"]["preview 7"] == {"messages": 0, "requests": 0, "pushes": 0}
     assert [one["by"] for one in received["messages"]] == ["production"]
     assert "<th>preview 7</th>" in page
     assert "high at noon" in page
+    assert "tide-table" in page
 
 
 async def test_say(client, outside):
