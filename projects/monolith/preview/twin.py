@@ -129,16 +129,15 @@ class Twin:
                 "data": data,
                 "audit": audit_line(attestation),
                 "attestation": attestation,
+                **({"production": beside.facts} if beside else {}),
             }
             preview.add_facts(facts)
             preview.keep(kept=keep)  # not before: a kept clone outlives an `up` that was refused
+            self.console.ready(self._summary(facts), facts)
             name = f"preview {preview.number}"
             if beside is None:
-                self.console.ready(self._summary(facts), facts)
                 await self._watch({name: app})
             beside.outside.names[app.process.pid] = name
-            facts["production"] = beside.facts
-            self.console.ready(self._summary(facts) | _summary_of(beside), facts)
             await self._watch({"production": beside.app, name: app}, shown=True)
 
     async def _watch(self, apps: dict[str, App], *, shown: bool = False) -> NoReturn:
@@ -153,13 +152,17 @@ class Twin:
 
     def _summary(self, facts: dict[str, Any]) -> dict[str, str]:
         points = facts["attestation"]["startup_points"]
-        return {
+        summary = {
             "URL": facts["url"],
             "data": facts["data"],
             "muted": ", ".join(point["point"] for point in points if not point["runs"]),
             "tear down": f"Ctrl-C here, or: {self._down(facts['number'])}",
             "audit": facts["audit"],
         }
+        if beside := facts.get("production"):
+            sinks = f"{beside['sinks']}  what production says to the world; answer it there"
+            summary |= {"production": beside["url"], "sinks": sinks}
+        return summary
 
     def _down(self, number: int) -> str:
         """Return the command that tears a preview down, as this one was called."""
@@ -226,13 +229,6 @@ def _environment(preview: Preview, engine: Engine) -> dict[str, str]:
     if sha := head_sha():
         environment["HEAD_SHA"] = sha
     return environment
-
-
-def _summary_of(beside: Production) -> dict[str, str]:
-    return {
-        "production": beside.facts["url"],
-        "sinks": f"{beside.facts['sinks']}  what production says to the world; answer it there",
-    }
 
 
 def _seeded(source: Engine) -> str:
