@@ -3,6 +3,8 @@ import json
 import os
 import re
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -35,9 +37,20 @@ async def said(process, *wanted):
     return lines
 
 
+def serving(twins):
+    """Return the processes that serve production on this state directory; there is at most one."""
+    found = []
+    for pid, said in processes(twins):
+        with suppress(OSError):  # it has ended meanwhile
+            environment = Path(f"/proc/{pid}/environ").read_text()
+            if "\0serve\0" in said and "PR_ENV=false\0" in environment:
+                found.append(pid)
+    return found
+
+
 async def killed(twins):
     """Kill production as soon as it is there, as the system does where memory runs out."""
-    while not (found := [pid for pid, said in processes(twins) if "\0serve\0" in said]):
+    while not (found := serving(twins)):
         await asyncio.sleep(0.01)
     os.kill(found[0], signal.SIGKILL)
 
