@@ -18,6 +18,9 @@ exec sleep 999
 """
 
 
+TENDED = "SELECT count(*) > 0 FROM notes.notes WHERE title = 'Flood'"
+
+
 @pytest.fixture
 def vault(tmp_path):
     """An empty bare repository to push to."""
@@ -154,9 +157,9 @@ async def test_nothing_is_armed(served, clone_7, database, monolith, preview):
             edited = await client.patch("/api/scheduler/jobs/ships", json={"interval": 3600})
             note = await client.post("/api/notes", json={"title": "Tides", "body": "[[Ebb]]"})
             await client.patch(f"/api/notes/{note.json()['id']}", json={"body": "[[Flood]]"})
-            asked = await client.post("/api/scheduler/jobs/ships/run")
-            if not preview:
-                await until_ran(client)
+            asked = await client.post("/api/scheduler/jobs/gardener/run")
+            while not preview and not await pool.fetchval(TENDED):
+                await asyncio.sleep(0.05)
         armed = await pool.fetchval(
             "SELECT count(*) FROM scheduler.jobs WHERE next_run_at < 'infinity'"
         )
