@@ -93,3 +93,15 @@ def test_nothing_steers_the_terminal(shown):
 
     assert click.unstyle(shown_line).isprintable()
     assert "\x1b" not in shown_line
+
+
+def test_colours(shown):
+    """
+    Where colours are shown, each process has its own; the text is the same.
+    """
+    news = {"production": [line(1, "a")], "preview 7": [line(2, "b")]}
+    with click.Context(click.Command("up"), color=True):
+        coloured = shown(news)
+
+    assert [click.unstyle(one) for one in coloured] == shown(news)
+    assert len({one.partition("p")[0] for one in coloured}) == 2
