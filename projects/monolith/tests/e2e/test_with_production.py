@@ -80,6 +80,7 @@ async def test_one_acts_the_other_is_silent(twins):
     assert [response.status_code for response in asked] == [409, 202]
     assert [mode["mode"] for mode in modes] == ["preview", "production"]
     assert [mode["database"]["verdict"] for mode in modes] == ["MATCH", "MATCH"]
+    assert modes[0]["dropped_credentials"] == []  # it was handed none
     assert "database 'monolith-pg' MATCH" in beside["audit"]
     assert not {(PREVIEW, "job ran"), (PREVIEW, "message sent")} & {*ticks, *spoke}
     assert sum(one["author"] == "monolith" for one in received["messages"]) == 1
