@@ -2,9 +2,9 @@
 
 import importlib.abc
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
 from contextlib import contextmanager
+from threading import enumerate as threads
 from typing import TYPE_CHECKING, Any
 
 from shared.sink import Sink
@@ -122,7 +122,7 @@ def _running_now() -> dict[object, str]:
 
     said: dict[object, str] = {}
     said.update((it, f"a task runs: {it.get_name()}, {it.get_coro()!r}") for it in all_tasks())
-    for thread in threading.enumerate():
+    for thread in threads():
         if not thread.name.startswith(POOLED):
             said[thread] = f"a thread runs: {thread.name}"
     return said

@@ -6,10 +6,10 @@ pytest loads it by its entry point, so it imports next to nothing, and nothing o
 
 import inspect
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
+from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -41,7 +41,7 @@ class _Layer:
 
 
 _layers: list[_Layer] = []
-_lock = threading.RLock()
+_lock = RLock()
 
 
 def _read() -> dict[str, str]:

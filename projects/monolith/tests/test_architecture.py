@@ -18,6 +18,8 @@ STARTERS |= {"subprocess_exec", "subprocess_shell", "posix_spawn", "posix_spawnp
 STARTERS |= {"call_soon", "call_at", "run_coroutine_threadsafe", "to_thread", "start_new_thread"}
 STARTERS |= {"BackgroundTask", "BackgroundTasks", "run_in_threadpool", "popen", "system", "execv"}
 STARTING_MODULES = {"subprocess", "multiprocessing", "threading", "_thread", "concurrent", "sched"}
+STARTS_NOTHING = {"RLock", "enumerate"}
+"""What may be imported from them by name."""
 MAY_START = {
     "app/startup.py",  # the only starter
     "shared/scheduler.py",  # its own loop, which app/startup.py starts
@@ -34,7 +36,12 @@ def started_in(text):
     modules = {
         alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names
     }
-    modules |= {str(node.module) for node in imports if isinstance(node, ast.ImportFrom)}
+    modules |= {
+        str(node.module)
+        for node in imports
+        if isinstance(node, ast.ImportFrom)
+        and not {alias.name for alias in node.names} <= STARTS_NOTHING
+    }
     return used & STARTERS | {name.partition(".")[0] for name in modules} & STARTING_MODULES
 
 
