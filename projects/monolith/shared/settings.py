@@ -72,8 +72,8 @@ def _plain_digits(value: object) -> object:
 PullRequest = Annotated[int, BeforeValidator(_plain_digits)]
 
 
-def _separated(value: str) -> list[str]:
-    return [part.strip() for part in value.split(",")]
+def _separated(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _reachable(found: str) -> str:
