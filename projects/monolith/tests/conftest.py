@@ -10,28 +10,18 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
-from preview import migrations
 from preview.binaries import Binaries
 from preview.clone import CLONE_SETTINGS, clone
-from preview.postgres import (
-    APP,
-    DATABASE,
-    SOURCE_SETTINGS,
-    Engine,
-    create_database,
-    rotate_passwords,
-)
+from preview.postgres import APP, Engine, rotate_passwords
 from shared.database import Database
-from shared.identity import SOURCE
 from shared.testing import as_production
-
-QUICK = {**SOURCE_SETTINGS, "fsync": "off", "synchronous_commit": "off", "shared_buffers": "16MB"}
+from tests.source import MIGRATED, running_source
 
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=1_000, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("dev")
 
-_EMPTY, _MIGRATED = "template0", "migrated"
+_EMPTY = "template0"
 _numbers = count()
 
 
@@ -65,18 +55,8 @@ async def source(state_dir, binaries):
     ends. `source.connect("app", "monolith")` connects, `source.dsn()` is its
     DATABASE_URL.
     """
-    engine = Engine(SOURCE, state_dir / "source", binaries)
-    engine.init()
-    await engine.start(QUICK, die_with_parent=True)
-    await create_database(engine)
-    async with engine.connect(APP, DATABASE) as connection:
-        await migrations.apply(connection, migrations.DIRECTORY)
-    async with engine.connect() as connection:
-        await connection.execute(
-            f"CREATE DATABASE {_MIGRATED} TEMPLATE {DATABASE} OWNER {APP} ALLOW_CONNECTIONS false"
-        )
-    yield engine
-    await engine.stop()
+    async with running_source(state_dir / "source", binaries) as engine:
+        yield engine
 
 
 @pytest_asyncio.fixture
@@ -92,8 +72,8 @@ async def database(source):
     made = []
 
     async def make(*, migrated=True):
-        made.append(f"test_{next(_numbers)}")
-        template = _MIGRATED if migrated else _EMPTY
+        made.append(f"test_{os.getpid()}_{next(_numbers)}")
+        template = MIGRATED if migrated else _EMPTY
         async with source.connect() as connection:
             await connection.execute(f"CREATE DATABASE {made[-1]} TEMPLATE {template} OWNER {APP}")
         return source.dsn(database=made[-1]).get_secret_value()

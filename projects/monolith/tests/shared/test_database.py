@@ -11,21 +11,22 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
+from shared.dsn import parse
 from shared.errors import SettingsError, UnidentifiedDatabaseError, WrongDatabaseError
 from shared.identity import Verdict
 from tests.environment import read
 
 
 @pytest.fixture
-def called(source):
+def called(source, state_dir):
     """The DSN of the source behind a socket directory of another name."""
     links = []
 
-    def make(name):
-        links.append(source.socket_dir.with_name(name))
+    def make(name, database="monolith"):
+        links.append(state_dir / name)
         links[-1].symlink_to(source.socket_dir)
         was, becomes = (quote(str(path), safe="") for path in (source.socket_dir, links[-1]))
-        return source.dsn().get_secret_value().replace(was, becomes)
+        return source.dsn(database=database).get_secret_value().replace(was, becomes)
 
     yield make
     for link in links:
@@ -96,20 +97,18 @@ async def test_name_cannot_be_claimed(source, database, called):
     """
     A function that shadows current_setting, in the search path of the role, makes no clone.
     """
-    await database()
-    async with source.connect() as connection:
+    name = parse(await database()).database
+    async with source.connect(database=name) as connection:
         await connection.execute(
             "CREATE SCHEMA evil; CREATE FUNCTION evil.current_setting(text) RETURNS text"
             " LANGUAGE sql AS $$ SELECT 'monolith-pg-pr-7' $$; GRANT USAGE ON SCHEMA evil TO app;"
-            " ALTER ROLE app SET search_path = evil, pg_catalog"
+            f" ALTER DATABASE {name} SET search_path = evil, pg_catalog"
         )
-    preview = read(called("monolith-pg-pr-7").replace("/monolith?", "/postgres?"), PR_ENV="true")
-    try:
-        with pytest.raises(WrongDatabaseError, match="found 'monolith-pg'"):
-            await preview.check()
-    finally:
-        async with source.connect() as connection:
-            await connection.execute("DROP SCHEMA evil CASCADE; ALTER ROLE app RESET search_path")
+    async with source.connect("app", name) as connection:
+        assert await connection.fetchval("SELECT current_setting('x')") == "monolith-pg-pr-7"
+    preview = read(called("monolith-pg-pr-7", name), PR_ENV="true")
+    with pytest.raises(WrongDatabaseError, match="found 'monolith-pg'"):
+        await preview.check()
 
 
 async def test_every_later_connection(source, called, clone_7):
