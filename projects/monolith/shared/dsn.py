@@ -18,6 +18,7 @@ _DSN = re.compile(
     rf"(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.]+\])?(?::(?P<port>[1-9][0-9]{{0,4}}))?"
     rf"/(?P<database>{_PART})(?:\?(?P<query>.*))?"
 )
+_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}")
 _SOCKET_FILE = ".s.PGSQL."
 _LONGEST_NAME = 253
 
@@ -111,10 +112,8 @@ def _host(found: str) -> str:
         except AddressValueError:
             pass
         _refuse("has brackets around something that is not an IPv6 address")
-    if len(found) > _LONGEST_NAME or (
-        re.fullmatch(r"(?i)(?:\d+|0x[0-9a-f]*)", found.rpartition(".")[2])
-        and not re.fullmatch(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}", found)
-    ):
+    numeric = all(re.fullmatch(r"(?i)\d+|0x[0-9a-f]*", part) for part in found.split("."))
+    if len(found) > _LONGEST_NAME or (numeric and not _IPV4.fullmatch(found)):
         _refuse("has a host that is neither a name nor a dotted IPv4 address")
     return found.lower()
 

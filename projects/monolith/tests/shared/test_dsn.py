@@ -24,9 +24,10 @@ HOST = "monolith-pg-pr-7-rw"
         ("postgresql://app:pw@/monolith?host=/run/monolith-pg", "/run/monolith-pg", 5432),
         ("postgresql://app:pw@:6000/monolith?host=%2Frun%2Fa%20b", "/run/a b", 6000),
         ("postgresql://app:pw@/monolith?host=/run/a=b", "/run/a=b", 5432),
+        (f"postgresql://app:pw@{HOST}.2130706433/monolith", f"{HOST}.2130706433", 5432),
         (f"postgresql://app:pw@{'x.' * 126}x/monolith", f"{'x.' * 126}x", 5432),
     ],
-    ids=["namespaced", "port", "case", "ipv4", "ipv6", "socket", "escaped", "equals", "longest"],
+    ids=["namespaced", "port", "case", "ipv4", "ipv6", "socket", "escaped", "equals", "digits", "longest"],
 )
 def test_understood_forms(dsn, host, port):
     """
