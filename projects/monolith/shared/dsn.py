@@ -133,7 +133,7 @@ def _socket_directory(query: str | None) -> str | None:
     if name != "host" or "&" in value:
         _refuse("has query parameters other than one host")
     root, *names = directory.split("/")
-    if root or {"", ".", ".."} & set(names) or _SOCKET_FILE in directory:
+    if root or {"", ".", ".."} & set(names) or _SOCKET_FILE in directory or "," in directory:
         _refuse("has a host parameter that is not an absolute, plain socket directory")
     return directory
 

@@ -109,6 +109,8 @@ REFUSED = {
     "postgresql://a:b@/d?host=/x/./y": SOCKET,
     "postgresql://a:b@/d?host=/x//y": SOCKET,
     "postgresql://a:b@/d?host=/": SOCKET,
+    "postgresql://a:b@/d?host=/x,/monolith-pg-pr-7": SOCKET,
+    "postgresql://a:b@/d?host=/x%2C/monolith-pg-pr-7": SOCKET,
     "postgresql://a:b@/d?host=/x/.s.PGSQL.1/monolith-pg-pr-7": SOCKET,
     "postgresql://a:b@/d?host=/x%00": TEXT.format("socket directory"),
     "postgresql://a%00:b@h/d": TEXT.format("user"),
