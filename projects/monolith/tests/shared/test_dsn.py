@@ -1,14 +1,21 @@
-import asyncio
 import os
+from contextlib import closing
+from random import Random
 from unittest.mock import patch
+from urllib.parse import quote
 
 import asyncpg
 import pytest
-from hypothesis import event, given
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 
-from shared.dsn import Target, parse
-from shared.errors import TargetError
+from shared.database import Database
+from shared.dsn import parse
+from shared.errors import TargetError, WrongDatabaseError
+from shared.identity import Expected, Verdict
+from tests.dsns import PRODUCTION, Judge, leads_to_the_clone, mislead, misleading, said_by
+from tests.strategies import dsns, targets, written
+from tests.wire import RecordingLoop, Spoken
 
 HOST = "monolith-pg-pr-7-rw"
 
@@ -27,7 +34,18 @@ HOST = "monolith-pg-pr-7-rw"
         (f"postgresql://app:pw@{HOST}.2130706433/monolith", f"{HOST}.2130706433", 5432),
         (f"postgresql://app:pw@{'x.' * 126}x/monolith", f"{'x.' * 126}x", 5432),
     ],
-    ids=["namespaced", "port", "case", "ipv4", "ipv6", "socket", "escaped", "equals", "digits", "longest"],
+    ids=[
+        "namespaced",
+        "port",
+        "case",
+        "ipv4",
+        "ipv6",
+        "socket",
+        "escaped",
+        "equals",
+        "digits",
+        "longest",
+    ],
 )
 def test_understood_forms(dsn, host, port):
     """
@@ -168,105 +186,122 @@ def test_every_parameter():
     }
 
 
-class Asked(Exception):  # noqa: N818  it reports, nothing is wrong
-    """What asyncpg asked the event loop to connect to."""
-
-
-def asked_of(target: Target) -> object:
-    """Return what asyncpg asks the event loop to connect to; nothing is connected."""
-
-    async def ask(_protocol, *where, **_options):
-        raise Asked(where)
-
-    loop = asyncio.new_event_loop()
-    connecting = patch.multiple(loop, create_connection=ask, create_unix_connection=ask)
-    try:
-        with connecting, pytest.raises(Asked) as asked:
-            loop.run_until_complete(asyncpg.connect(**target.parameters(tls=False)))
-    finally:
-        loop.close()
-    return asked.value.args[0]
-
-
-PG_VARIABLES = [
-    "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGPASSFILE", "PGSERVICE",
-    "PGSERVICEFILE", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLNEGOTIATION", "PGKRBSRVNAME", "PGGSSLIB",
-    "PGTARGETSESSIONATTRS", "PGHOSTADDR", "PGOPTIONS", "PGSSLMINPROTOCOLVERSION",
-]  # fmt: skip
-
-fragments = st.sampled_from(
-    [
-        *(
-            "postgresql://",
-            "postgres://",
-            "app",
-            ":",
-            "@",
-            "/",
-            "?",
-            "&",
-            "=",
-            ",",
-            "#",
-            "%2F",
-            "%40",
-        ),
-        *(
-            "%00",
-            "host",
-            "port",
-            "service",
-            "monolith-pg-rw",
-            HOST,
-            "127.0.0.1",
-            "[::1]",
-            ".",
-            "5432",
-        ),
-        *("monolith", "/run/x", "x", "\n", " "),
-    ]
-)
-names = st.sampled_from(["app", "monolith", "p%40w", "x.y", "5432"])
-places = st.sampled_from(
-    [
-        *("monolith-pg-rw{}/{}", "monolith-pg-pr-7-rw{}/{}", "127.0.0.1{}/{}", "[::1]{}/{}"),
-        *("{}/{}?host=/run/x", "{}/{}?host=%2Frun%2Fmonolith-pg-pr-7"),
-    ]
-)
-well_formed = st.builds(
-    lambda user, password, place, port, name: (
-        f"postgresql://{user}:{password}@{place.format(port, name)}"
-    ),
-    *(names, names, places, st.sampled_from(["", ":1", ":5432", ":65535"]), names),
-)
-with_a_twist = st.builds(
-    lambda dsn, at, twist: dsn[:at] + twist + dsn[at:], well_formed, st.integers(10, 50), fragments
-)
+ISSUED = {
+    "uri": "postgresql://app:{password}@monolith-pg-pr-7-rw.{namespace}:5432/monolith",
+    "fqdn-uri": "postgresql://app:{password}@{host}.{namespace}.svc.cluster.local:5432/monolith",
+    "bare": "postgresql://app:{password}@monolith-pg-pr-7-rw:5432/monolith",
+    "svc": "postgresql://app:{password}@monolith-pg-pr-7-rw.{namespace}.svc:5432/monolith",
+}
+JDBC = {
+    "jdbc-uri": "jdbc:postgresql://{host}.{namespace}:5432/monolith?password={password}&user=app",
+    "fqdn-jdbc-uri": "jdbc:postgresql://{host}.{namespace}.svc.cluster.local:5432/monolith"
+    "?password={password}&user=app",
+}
 
 
 @given(
-    dsn=well_formed | with_a_twist | st.lists(fragments, max_size=14).map("".join),
-    variables=st.dictionaries(
-        st.sampled_from(PG_VARIABLES), st.sampled_from(["prod", "1", "any", ""])
-    ),
+    password=st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1),
+    namespace=st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True),
 )
-def test_asyncpg_goes_where_the_target_says(dsn, variables):
+@example(password="x" * 64, namespace="0x7")
+@example(password="$&+,;=-_.~!*'()", namespace="monolith")
+def test_what_cloudnativepg_issues(password, namespace):
     """
-    Whatever DSN is accepted, and whatever PG* variables say, asyncpg connects to the target only.
+    Every `uri` that CloudNativePG issues for the clone is accepted, whatever its password and
+    namespace, and read to the letter; none of its `jdbc-uri` is.
+    """
+    ours = Expected(preview=True, number=7)
+    left_alone = quote(password, safe="$&+,;=-_.~")  # by Go's net/url in a password
+    for form in ISSUED.values():
+        target = parse(form.format(host=HOST, password=left_alone, namespace=namespace))
+
+        assert target.password.get_secret_value() == password
+        assert (target.user, target.port, target.database) == ("app", 5432, "monolith")
+        assert ours.judge_host(target).verdict is Verdict.MATCH
+    for form in JDBC.values():
+        with pytest.raises(TargetError, match="does not start with postgresql://"):
+            parse(form.format(host=HOST, password=quote(password), namespace=namespace))
+
+
+@given(target=targets)
+def test_round_trip(target):
+    """
+    A target that is written as a DSN is read as the same target.
+    """
+    assert parse(written(target)) == target
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home with a service file and a password file that lead to production."""
+    path = tmp_path_factory.mktemp("home")
+    mislead(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def judge(home):
+    """What judges a DSN by what asyncpg does."""
+    with closing(Judge(home)) as judge:
+        yield judge
+
+
+@given(dsn=dsns, random=st.randoms(use_true_random=False))
+@example(dsn=f"postgresql://app:pw@{HOST}/d", random=Random(1))
+@example(dsn="postgresql://app@/d?host=/run/monolith-pg-pr-7", random=Random(1))
+def test_asyncpg_goes_where_the_target_says(judge, dsn, random):
+    """
+    Whatever DSN is accepted, and whatever PG* variables, service files and password files say,
+    asyncpg connects to the target only, as the target says, and to the clone in a preview.
+    """
+    event(judge.judge(dsn, random))
+
+
+@given(dsn=dsns, random=st.randoms(use_true_random=False))
+@example(dsn=f"postgresql://app:pw@{HOST}/d", random=Random(1))
+@example(dsn=f"postgresql://app:pw@{PRODUCTION}/d", random=Random(1))
+def test_pool_goes_where_the_target_says(home, dsn, random):
+    """
+    Whatever address a pool was given, its connections go to the target only, and only if the
+    preview may use it; otherwise nothing is asked for at all.
     """
     try:
         target = parse(dsn)
     except TargetError:
-        event("refused")
         return
-    event("accepted")
-    with patch.dict(os.environ, variables):
-        asked = asked_of(target)
+    database = Database(target, Expected(preview=True, number=7), None, 0)
+    hostile = f"postgresql://root:x@{PRODUCTION}:1/prod?target_session_attrs=standby"
 
-    if target.is_socket:
-        assert asked == (f"{target.host}/.s.PGSQL.{target.port}",)
-    else:
-        assert asked == (target.host, target.port)
+    async def open_pool():
+        async with asyncpg.create_pool(hostile, connect=database.connect, min_size=1, max_size=1):
+            pass
+
+    with closing(RecordingLoop()) as loop, patch.dict(os.environ, misleading(random, home)):
+        if database.expected.judge_host(target).verdict is Verdict.MATCH:
+            assert loop.listen(open_pool()) == said_by(target)
+        else:
+            with pytest.raises(WrongDatabaseError):
+                loop.listen(open_pool())
+            assert loop.spoken == Spoken()
+
+
+@pytest.mark.parametrize(
+    ("address", "misled"),
+    [({"host": None}, (PRODUCTION, 5432)), ({"port": None}, (HOST, 1))],
+    ids=["host", "port"],
+)
+def test_oracle_sees_what_is_left_open(judge, monkeypatch, address, misled):
+    """
+    The oracle sees asyncpg go astray where one parameter is left for the environment to fill in.
+    """
+    monkeypatch.setenv("PGHOST", PRODUCTION)
+    monkeypatch.setenv("PGPORT", "1" if "port" in address else "5432")
+    parameters = parse(f"postgresql://app:pw@{HOST}/d").parameters(tls=False)
+    with closing(RecordingLoop()) as loop:
+        spoken = loop.listen(asyncpg.connect(**parameters | address))
+
+    assert spoken.asked == [misled]
+    assert not leads_to_the_clone(spoken) or "port" in address
 
 
 def test_no_secret_is_shown():
