@@ -19,7 +19,7 @@ _DSN = re.compile(
     rf"/(?P<database>{_PART})(?:\?(?P<query>.*))?"
 )
 _IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}")
-_SOCKET_FILE = ".s.PGSQL."
+_NOT_A_DIRECTORY = r",|\.s\.PGSQL\."  # a list of them, or a file in one
 _LONGEST_NAME = 253
 
 
@@ -132,8 +132,8 @@ def _socket_directory(query: str | None) -> str | None:
     directory = _text(value, "socket directory")
     if name != "host" or "&" in value:
         _refuse("has query parameters other than one host")
-    root, *names = directory.split("/")
-    if root or {"", ".", ".."} & set(names) or _SOCKET_FILE in directory or "," in directory:
+    root, _, path = directory.partition("/")
+    if root or {"", ".", ".."} & set(path.split("/")) or re.search(_NOT_A_DIRECTORY, directory):
         _refuse("has a host parameter that is not an absolute, plain socket directory")
     return directory
 

@@ -19,7 +19,8 @@ from tests.source import MIGRATED, running_source
 
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=1_000, deadline=None, derandomize=True)
-hypothesis.settings.load_profile("dev")
+hypothesis.settings.register_profile("fuzz", max_examples=300, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("dev")  # --hypothesis-profile loads another
 
 _EMPTY = "template0"
 _numbers = count()

@@ -28,14 +28,22 @@ HOSTS = (
 )
 DIRECTORIES = (
     *(f"/run/{CLONE}", f"/var/lib/m/run/{CLONE}", f"/run/{CLONE}0", f"/run/{CLONE}/", "/run"),
-    *(f"/run/{CLONE}-rw", f"/{CLONE}/..", f"/run/{CLONE}/.s.PGSQL.5432", f"run/{CLONE}", "/"),
+    *(f"/run/{CLONE}-rw", f"/{CLONE}/..", f"/run/{CLONE}/.s.PGSQL.5432", f"run/{CLONE}", "/", ""),
     *(f"/run/{PRODUCTION}", PRODUCTION, f"/run/{CLONE},/run/x", f"/run/{CLONE}\0"),
 )
 TWISTS = (
     *("@", ":", "/", "?", "&", "=", ",", "#", "%", "%2F", "%40", "%00", "%2C", "%ff", "\0", "\n"),
     *("\t", "\\", " ", ".", "+", ";", "[", "]", "postgresql://", "5432", "\u00e9", "\uff0e", "'"),
     *(f"@{PRODUCTION}", f",{PRODUCTION}", f"{PRODUCTION}:5432,", f"@{PRODUCTION}:1,x", "x:y@"),
-    *("?host=/run/x", f"?host={PRODUCTION}", f"&host={PRODUCTION}", "?service=prod", "&port=1"),
+    *(
+        "?host=",
+        "?host",
+        "?host=/run/x",
+        f"?host={PRODUCTION}",
+        f"&host={PRODUCTION}",
+        "?service=prod",
+        "&port=1",
+    ),
     *("?port=1", "?dbname=prod", "?user=root", "?password=x", "?sslmode=disable", "?options=-c"),
     *("?passfile=/tmp/x", "?target_session_attrs=standby", f"?hostaddr={PRODUCTION}", "?"),
 )
@@ -121,6 +129,7 @@ class Judge:
             target = parse(dsn)
         except TargetError:
             return "refused"
+        assert parse(written(target)) == target, dsn
         with patch.dict(os.environ, misleading(random, self._home)):
             spoken = self._loop.listen(asyncpg.connect(**target.parameters(tls=False)))
         assert spoken == said_by(target), (dsn, spoken)
@@ -157,6 +166,19 @@ def said_by(target: Target) -> Spoken:
         },
         password=target.password.get_secret_value(),
     )
+
+
+def written(target: Target) -> str:
+    """Write a target as a DSN."""
+    user, password, database = (
+        quote(part, safe="")
+        for part in (target.user, target.password.get_secret_value(), target.database)
+    )
+    login = f"{user}:{password}" if password else user
+    if target.is_socket:
+        return f"postgresql://{login}@:{target.port}/{database}?host={quote(target.host, safe='')}"
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    return f"postgresql://{login}@{host}:{target.port}/{database}"
 
 
 def leads_to_the_clone(spoken: Spoken) -> bool:

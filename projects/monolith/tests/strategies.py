@@ -1,7 +1,5 @@
 """What hypothesis may try."""
 
-from urllib.parse import quote
-
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -56,16 +54,3 @@ targets = st.builds(
     database=_printable,
 )
 """Everything that a DSN of ours can say."""
-
-
-def written(target: Target) -> str:
-    """Write a target as a DSN."""
-    user, password, database = (
-        quote(part, safe="")
-        for part in (target.user, target.password.get_secret_value(), target.database)
-    )
-    login = f"{user}:{password}" if password else user
-    if target.is_socket:
-        return f"postgresql://{login}@:{target.port}/{database}?host={quote(target.host, safe='')}"
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    return f"postgresql://{login}@{host}:{target.port}/{database}"

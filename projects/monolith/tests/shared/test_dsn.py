@@ -13,8 +13,16 @@ from shared.database import Database
 from shared.dsn import parse
 from shared.errors import TargetError, WrongDatabaseError
 from shared.identity import Expected, Verdict
-from tests.dsns import PRODUCTION, Judge, leads_to_the_clone, mislead, misleading, said_by
-from tests.strategies import dsns, targets, written
+from tests.dsns import (
+    PRODUCTION,
+    Judge,
+    leads_to_the_clone,
+    mislead,
+    misleading,
+    said_by,
+    written,
+)
+from tests.strategies import dsns, targets
 from tests.wire import RecordingLoop, Spoken
 
 HOST = "monolith-pg-pr-7-rw"
@@ -127,6 +135,8 @@ REFUSED = {
     "postgresql://a:b@/d?host=/x/./y": SOCKET,
     "postgresql://a:b@/d?host=/x//y": SOCKET,
     "postgresql://a:b@/d?host=/": SOCKET,
+    "postgresql://a:b@/d?host=": SOCKET,
+    "postgresql://a:b@/d?host": SOCKET,
     "postgresql://a:b@/d?host=/x,/monolith-pg-pr-7": SOCKET,
     "postgresql://a:b@/d?host=/x%2C/monolith-pg-pr-7": SOCKET,
     "postgresql://a:b@/d?host=/x/.s.PGSQL.1/monolith-pg-pr-7": SOCKET,
