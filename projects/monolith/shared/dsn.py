@@ -139,7 +139,7 @@ def _socket_directory(query: str | None) -> str | None:
 
 
 def _text(found: str, part: str) -> str:
-    text = unquote_to_bytes(found).decode(errors="replace")
+    text = unquote_to_bytes(found.encode(errors="surrogatepass")).decode(errors="replace")
     if not text.isprintable() or "\ufffd" in text:
         _refuse(f"has a {part} that is not printable UTF-8")
     return text

@@ -141,6 +141,8 @@ REFUSED = {
     "postgresql://a:b@/d?host=/x%2C/monolith-pg-pr-7": SOCKET,
     "postgresql://a:b@/d?host=/x/.s.PGSQL.1/monolith-pg-pr-7": SOCKET,
     "postgresql://a:b@/d?host=/x%00": TEXT.format("socket directory"),
+    "postgresql://a:b@/d?host=/x\udcff": TEXT.format("socket directory"),
+    "postgresql://a:b@/d?host=\ud800": TEXT.format("socket directory"),
     "postgresql://a%00:b@h/d": TEXT.format("user"),
     "postgresql://a:%ff@h/d": TEXT.format("password"),
     "postgresql://a:b@h/%0A": TEXT.format("database"),
