@@ -19,6 +19,7 @@ from shared.settings import Settings
 
 RETRY_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
+COMMAND_SECONDS = 60.0
 POOL_SIZE = 10
 
 _NO_ANSWER = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -93,7 +94,7 @@ class Database:
         """
         wait_seconds = self.wait_seconds if wait_seconds is None else wait_seconds
         deadline = time.monotonic() + wait_seconds
-        said = ""
+        said: set[str] = set()
         while True:
             try:
                 connection = await self.connect()
@@ -104,9 +105,9 @@ class Database:
                 if time.monotonic() >= deadline:
                     reason = f"it was not up after {wait_seconds:g} s ({reason})"
                     raise UnidentifiedDatabaseError(str(self.target), reason) from error
-                if reason != said:
+                if reason not in said:
                     log.warning("waiting for the database", at=str(self.target), reason=reason)
-                    said = reason
+                    said.add(reason)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 await connection.close()
@@ -126,7 +127,10 @@ class Database:
         classes = {key: options[key] for key in _FROM_POOL if key in options}
         try:
             connection: asyncpg.Connection = await asyncpg.connect(
-                **self.target.parameters(self.tls or False), **classes, timeout=CONNECT_SECONDS
+                **self.target.parameters(self.tls or False),
+                **classes,
+                timeout=CONNECT_SECONDS,
+                command_timeout=COMMAND_SECONDS,
             )
         except ssl.SSLCertVerificationError as error:
             self._admit(self._certificate(Verdict.MISMATCH, error.verify_message))
@@ -163,9 +167,7 @@ class Database:
             UnidentifiedDatabaseError: none answered; it is not waited for.
         """
         await self.check(0)
-        async with asyncpg.create_pool(
-            connect=self.connect, min_size=1, max_size=size, command_timeout=60
-        ) as pool:
+        async with asyncpg.create_pool(connect=self.connect, min_size=1, max_size=size) as pool:
             yield pool
 
 

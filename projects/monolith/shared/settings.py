@@ -73,7 +73,7 @@ PullRequest = Annotated[int, BeforeValidator(_plain_digits)]
 
 
 def _separated(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    return [part.strip() for part in str(value).split(",")]
 
 
 def _reachable(found: str) -> str:

@@ -11,11 +11,10 @@ import pytest
 import pytest_asyncio
 
 from preview.binaries import Binaries
-from preview.clone import CLONE_SETTINGS, clone
-from preview.postgres import APP, Engine, rotate_passwords
+from preview.postgres import APP, Engine
 from shared.database import Database
 from shared.testing import as_production
-from tests.source import MIGRATED, running_source
+from tests.source import MIGRATED, running_clone, running_source, start_clone
 
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=1_000, deadline=None, derandomize=True)
@@ -56,7 +55,7 @@ async def source(state_dir, binaries):
     ends. `source.connect("app", "monolith")` connects, `source.dsn()` is its
     DATABASE_URL.
     """
-    async with running_source(state_dir / "source", binaries) as engine:
+    async with running_source(state_dir, binaries) as engine:
         yield engine
 
 
@@ -110,9 +109,7 @@ def cloned(source, engine):
 
     async def make():
         made = engine("monolith-pg-pr-7")
-        await clone(source, made)
-        await made.start(CLONE_SETTINGS, die_with_parent=True)
-        await rotate_passwords(made)
+        await start_clone(source, made)
         return made
 
     return make
@@ -135,6 +132,17 @@ async def identified(database):
     """A new production database, judged and ready to be connected to: `identified.pool()`."""
     with as_production(DATABASE_URL=await database()) as settings:
         return Database.from_settings(settings)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def standing_clone(state_dir, source, binaries):
+    """
+    A running clone of the source for pull request 7 that all tests of a session share.
+
+    Leave it as it was; a test that changes its clone takes `clone_7`.
+    """
+    async with running_clone(state_dir, source, binaries) as engine:
+        yield engine
 
 
 @pytest.fixture

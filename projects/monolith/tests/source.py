@@ -1,4 +1,4 @@
-"""The Postgres that tests run on: a source, started for a session or handed to it."""
+"""The Postgres that tests run on: a source and a clone of it, started here or handed over."""
 
 import os
 from collections.abc import AsyncIterator
@@ -7,23 +7,31 @@ from pathlib import Path
 
 from preview import migrations
 from preview.binaries import Binaries
-from preview.postgres import APP, DATABASE, SOURCE_SETTINGS, Engine, create_database
-from shared.identity import SOURCE
+from preview.clone import CLONE_SETTINGS, clone
+from preview.postgres import (
+    APP,
+    DATABASE,
+    SOURCE_SETTINGS,
+    Engine,
+    create_database,
+    rotate_passwords,
+)
+from shared.identity import SOURCE, clone_name
 
-HANDED = "TEST_SOURCE_HOME"
-"""Names the home of a source that runs already; a process for each mutant needs no Postgres each."""
+HANDED = "TEST_ENGINES"
+"""Names a directory in which both run already: a process for each mutant needs none of its own."""
 
 MIGRATED = "migrated"
 QUICK = {**SOURCE_SETTINGS, "fsync": "off", "synchronous_commit": "off", "shared_buffers": "16MB"}
 
 
 @asynccontextmanager
-async def running_source(home: Path, binaries: Binaries) -> AsyncIterator[Engine]:
-    """Yield the source that was handed over, or start one; it dies with this process."""
+async def running_source(place: Path, binaries: Binaries) -> AsyncIterator[Engine]:
+    """Yield the source, with a role `app` and a migrated database."""
     if HANDED in os.environ:
-        yield Engine(SOURCE, Path(os.environ[HANDED]), binaries)
+        yield Engine(SOURCE, Path(os.environ[HANDED], "source"), binaries)
         return
-    engine = Engine(SOURCE, home, binaries)
+    engine = Engine(SOURCE, place / "source", binaries)
     engine.init()
     await engine.start(QUICK, die_with_parent=True)
     await create_database(engine)
@@ -35,3 +43,22 @@ async def running_source(home: Path, binaries: Binaries) -> AsyncIterator[Engine
         )
     yield engine
     await engine.stop()
+
+
+@asynccontextmanager
+async def running_clone(place: Path, source: Engine, binaries: Binaries) -> AsyncIterator[Engine]:
+    """Yield the clone for pull request 7, with passwords of its own."""
+    if HANDED in os.environ:
+        yield Engine(clone_name(7), Path(os.environ[HANDED], "clone"), binaries)
+        return
+    engine = Engine(clone_name(7), place / "clone", binaries)
+    await start_clone(source, engine)
+    yield engine
+    await engine.stop()
+
+
+async def start_clone(source: Engine, engine: Engine) -> None:
+    """Clone the source while it runs, and start the clone."""
+    await clone(source, engine)
+    await engine.start(CLONE_SETTINGS, die_with_parent=True)
+    await rotate_passwords(engine)

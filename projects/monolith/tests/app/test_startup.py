@@ -76,12 +76,12 @@ async def test_production(made, discord):
     assert all(bot.closed for bot in discord._bots)
 
 
-async def test_preview(clone_7, discord):
+async def test_preview(standing_clone, discord):
     """
     A preview writes down that both points are muted, and starts neither.
     """
     variables = {"DISCORD_BOT_TOKEN": TOKEN, "DISCORD_API_URL": discord.url, "PR_ENV": "true"}
-    with environment(DATABASE_URL=clone_7.dsn().get_secret_value(), **variables):
+    with environment(DATABASE_URL=standing_clone.dsn().get_secret_value(), **variables):
         settings = Settings()
     identified = Database.from_settings(settings)
     async with identified.pool() as pool:

@@ -1,8 +1,9 @@
 import asyncio
 import os
+import re
 import socket
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from unittest.mock import patch
 from urllib.parse import quote
 
@@ -13,8 +14,13 @@ from structlog.testing import capture_logs
 
 from shared.dsn import parse
 from shared.errors import SettingsError, UnidentifiedDatabaseError, WrongDatabaseError
-from shared.identity import Verdict
+from shared.identity import Fact, Verdict
+from tests.dsns import said_by
 from tests.environment import read
+from tests.wire import RecordingLoop
+
+UNKNOWN_ISSUER = "unable to get local issuer certificate"
+WRONG_NAME = "Hostname mismatch, certificate is not valid for 'localhost'."
 
 
 @pytest.fixture
@@ -51,11 +57,11 @@ async def test_production(source):
 
 
 @pytest.mark.parametrize("number", [{}, {"PR_NUMBER": "7"}], ids=["any", "pinned"])
-async def test_preview(clone_7, number):
+async def test_preview(standing_clone, number):
     """
     A preview's own clone matches; production refuses the same clone.
     """
-    dsn = clone_7.dsn().get_secret_value()
+    dsn = standing_clone.dsn().get_secret_value()
     database = read(dsn, PR_ENV="true", **number)
     async with database.pool() as pool:
         assert await pool.fetchval("SHOW cluster_name") == "monolith-pg-pr-7"
@@ -63,6 +69,20 @@ async def test_preview(clone_7, number):
     assert database.verdict is Verdict.MATCH
     with pytest.raises(WrongDatabaseError, match="a host that is not a clone's"):
         await read(dsn).check()
+
+
+async def test_clone_of_another_number(standing_clone):
+    """
+    PR_NUMBER pins the clone: the running clone of another pull request is refused unasked.
+    """
+    dsn = standing_clone.dsn().get_secret_value()
+    preview = read(dsn, PR_ENV="true", PR_NUMBER="8")
+    for _ in range(2):
+        with pytest.raises(WrongDatabaseError, match="the host of monolith-pg-pr-8"):
+            await preview.check()
+
+    assert (preview.identified, preview.refused) == (0, 2)
+    assert "cluster_name" not in preview.facts
 
 
 async def test_production_behind_the_right_name(called):
@@ -77,15 +97,14 @@ async def test_production_behind_the_right_name(called):
     assert (preview.identified, preview.refused) == (0, 1)
 
 
-async def test_clone_behind_productions_name(clone_7, state_dir):
+async def test_clone_behind_productions_name(standing_clone, state_dir):
     """
     A clone's server behind a host name that is not a clone's is refused by production.
     """
     link = state_dir / "elsewhere"
-    link.symlink_to(clone_7.socket_dir)
-    dsn = (
-        clone_7.dsn().get_secret_value().replace(quote(str(clone_7.socket_dir), safe=""), str(link))
-    )
+    link.symlink_to(standing_clone.socket_dir)
+    was = quote(str(standing_clone.socket_dir), safe="")
+    dsn = standing_clone.dsn().get_secret_value().replace(was, str(link))
     try:
         with pytest.raises(WrongDatabaseError, match="found 'monolith-pg-pr-7'"):
             await read(dsn).check()
@@ -111,23 +130,42 @@ async def test_name_cannot_be_claimed(source, database, called):
         await preview.check()
 
 
-async def test_every_later_connection(source, called, clone_7):
+async def test_every_later_connection(source, standing_clone, called):
     """
     A server that is exchanged under a running pool is refused at the next connection.
     """
-    dsn = clone_7.dsn().get_secret_value()
-    preview = read(dsn, PR_ENV="true")
+    elsewhere = read(called("monolith-pg-pr-7"), PR_ENV="true")
+    preview = read(standing_clone.dsn().get_secret_value(), PR_ENV="true")
     async with preview.pool() as pool:
-        await clone_7.stop()
-        clone_7.socket_dir.rmdir()
-        clone_7.socket_dir.symlink_to(source.socket_dir)
-        preview.target = read(called("monolith-pg-pr-7"), PR_ENV="true").target
+        assert await pool.fetchval("SELECT 1") == 1
+        preview.target = elsewhere.target
         await pool.expire_connections()
         with pytest.raises(WrongDatabaseError, match="found 'monolith-pg'"):
             await pool.fetchval("SELECT 1")
-    clone_7.socket_dir.unlink()
 
     assert preview.verdict is Verdict.MISMATCH
+
+
+async def test_what_a_pool_asks_of_its_connections(source, monkeypatch):
+    """
+    A pool has as many connections as asked for, of the classes asked for, with a bounded patience.
+    """
+
+    class Record(asyncpg.Record):
+        """A class of one's own."""
+
+    monkeypatch.setattr("shared.database.COMMAND_SECONDS", 0.2)
+    database = read(source.dsn().get_secret_value())
+    connection = await database.connect(record_class=Record)
+    row = await connection.fetchrow("SELECT 1")
+    await connection.close()
+    async with database.pool(3) as pool:
+        assert (pool.get_min_size(), pool.get_max_size()) == (1, 3)
+        assert pool.get_size() == 1
+        with pytest.raises(TimeoutError):
+            await pool.fetchval("SELECT pg_sleep(20)")
+
+    assert type(row) is Record
 
 
 async def test_pool_goes_nowhere_else(source):
@@ -195,18 +233,87 @@ async def test_not_up_yet(source, engine):
     ]
 
 
-async def test_several_refused_addresses():
-    """
-    A name whose every address refuses is not up yet, and waited for.
-    """
+@pytest.fixture
+def closed_port():
+    """A TCP port of loopback on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    database = read(f"postgresql://a:b@localhost:{port}/d", DATABASE_WAIT_SECONDS="0.6")
-    with capture_logs() as logged, pytest.raises(UnidentifiedDatabaseError, match=r"after 0\.6 s"):
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("addresses", [1, 2], ids=["one", "several"])
+async def test_refused_addresses(closed_port, monkeypatch, addresses):
+    """
+    A name whose every address refuses is not up yet, and waited for; then the refusal says so.
+    """
+
+    async def resolve(_host, port, **_options):
+        places = [("127.0.0.1", port), ("127.0.0.2", port)]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places[:addresses]]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    database = read(f"postgresql://a:b@db:{closed_port}/d", DATABASE_WAIT_SECONDS="0.6")
+    with capture_logs() as logged, pytest.raises(UnidentifiedDatabaseError) as caught:
         await database.check()
 
-    assert [line["event"] for line in logged] == ["waiting for the database"]
+    reason = logged[0]["reason"]
+    assert reason.startswith(
+        "OSError: Multiple exceptions" if addresses > 1 else "ConnectionRefusedError: [Errno 111]"
+    )
+    assert logged == [
+        {
+            "event": "waiting for the database",
+            "log_level": "warning",
+            "at": f"db:{closed_port}/d",
+            "reason": reason,
+        }
+    ]
+    assert (caught.value.where, caught.value.reason) == (
+        f"db:{closed_port}/d",
+        f"it was not up after 0.6 s ({reason})",
+    )
+
+
+async def test_pool_does_not_wait(closed_port):
+    """
+    A pool of a database that is not up is refused at once, however long the settings would wait.
+    """
+    database = read(f"postgresql://a:b@127.0.0.1:{closed_port}/d", DATABASE_WAIT_SECONDS="3600")
+    with pytest.raises(UnidentifiedDatabaseError, match=r"it was not up after 0 s \(Conn"):
+        async with database.pool():
+            pytest.fail("it opened")
+
+
+async def test_silent_server(monkeypatch):
+    """
+    A server that takes the connection and says nothing is given up, and not tried again.
+    """
+    monkeypatch.setattr("shared.database.CONNECT_SECONDS", 0.2)
+    gone = asyncio.Event()
+
+    async def silent(reader, writer):
+        await reader.read()
+        writer.close()
+        gone.set()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server, asyncio.timeout(20):
+        port = server.sockets[0].getsockname()[1]
+        database = read(f"postgresql://a:b@127.0.0.1:{port}/d", DATABASE_WAIT_SECONDS="3600")
+        with pytest.raises(UnidentifiedDatabaseError) as caught:
+            await database.check()
+        await gone.wait()
+
+    assert caught.value.where == f"127.0.0.1:{port}/d"
+    assert caught.value.reason == "TimeoutError"
+
+
+def test_plain_connection():
+    """
+    Without DATABASE_CA_FILE nothing is said about TLS, and the target is connected to as it says.
+    """
+    database = read("postgresql://a:b@monolith-pg-rw:5432/d")
+    with closing(RecordingLoop()) as loop:
+        assert loop.listen(database.connect()) == said_by(database.target)
 
 
 @pytest.mark.parametrize(
@@ -257,15 +364,15 @@ async def tls_front(directory, certificate):
 
 
 @pytest.mark.parametrize(
-    ("issuer", "name", "verdict"),
+    ("issuer", "name", "found", "verdict"),
     [
-        ("ours", "localhost", Verdict.MATCH),
-        ("another", "localhost", Verdict.MISMATCH),
-        ("ours", "elsewhere", Verdict.MISMATCH),
+        ("ours", "localhost", "verified", Verdict.MATCH),
+        ("another", "localhost", UNKNOWN_ISSUER, Verdict.MISMATCH),
+        ("ours", "elsewhere", WRONG_NAME, Verdict.MISMATCH),
     ],
     ids=["right", "wrong-authority", "wrong-name"],
 )
-async def test_certificate(source, tmp_path, issuer, name, verdict):
+async def test_certificate(source, tmp_path, issuer, name, found, verdict):
     """
     With DATABASE_CA_FILE only a server with a certificate of that authority for that name matches.
     """
@@ -282,7 +389,8 @@ async def test_certificate(source, tmp_path, issuer, name, verdict):
             with pytest.raises(WrongDatabaseError, match="expected certificate"):
                 await database.check()
 
-    assert database.facts["certificate"].verdict is verdict
+    expected = "one for localhost from DATABASE_CA_FILE"
+    assert database.facts["certificate"] == Fact("certificate", expected, found, verdict)
     assert database.verdict is verdict
 
 
@@ -321,7 +429,11 @@ def test_useless_ca_file(tmp_path, content):
     A DATABASE_CA_FILE without certificates is refused by name, not ignored.
     """
     (tmp_path / "ca.pem").write_text(content)
-    with pytest.raises(SettingsError, match="DATABASE_CA_FILE"):
+    expected = re.escape(
+        "settings: expected DATABASE_CA_FILE to hold PEM certificates, the file says otherwise. "
+        "Correct it."
+    )
+    with pytest.raises(SettingsError, match=f"{expected}$"):
         read("postgresql://a:b@h/d", DATABASE_CA_FILE=str(tmp_path / "ca.pem"))
 
 
@@ -330,7 +442,11 @@ def test_ca_file_for_a_socket(tmp_path):
     A DATABASE_CA_FILE for a socket promises what cannot be kept, and is refused.
     """
     (tmp_path / "ca.pem").write_text("")
-    with pytest.raises(SettingsError, match="names a socket"):
+    expected = (
+        "settings: DATABASE_CA_FILE is set and DATABASE_URL names a socket, which has no TLS. "
+        "Unset it."
+    )
+    with pytest.raises(SettingsError, match=f"{expected}$"):
         read("postgresql://a:b@/d?host=/run", DATABASE_CA_FILE=str(tmp_path / "ca.pem"))
 
 
