@@ -12,7 +12,7 @@ from hypothesis import given
 from shared.errors import SettingsError
 from shared.guard import StartupPoint
 from shared.settings import Settings, credential_names, for_programs
-from tests.environment import environment
+from tests.environment import ACCESS, environment
 from tests.strategies import LEGAL_FALSE, LEGAL_TRUE, environment_text, typos
 
 LEGAL = dict.fromkeys(LEGAL_TRUE, True) | dict.fromkeys(LEGAL_FALSE, False)
@@ -105,6 +105,23 @@ def test_exact_sentences():
         Settings()
     assert caught.value.problems == (
         "PR_NUMBER is set and PR_ENV is not true. Set PR_ENV=true, or unset PR_NUMBER.",
+    )
+
+
+def test_exact_sentences_about_access():
+    """
+    A refusal of ACCESS_* names all that is missing, or that it belongs to a preview.
+    """
+    alone = {"ACCESS_TEAM_DOMAIN": ACCESS["ACCESS_TEAM_DOMAIN"]}
+    with environment(PR_ENV="true", **alone), pytest.raises(SettingsError) as caught:
+        Settings()
+    assert caught.value.problems == (
+        "ACCESS_* is incomplete. Set ACCESS_AUD and ACCESS_EMAILS and ACCESS_SERVICE_CLIENTS, too.",
+    )
+    with environment(**ACCESS), pytest.raises(SettingsError) as caught:
+        Settings()
+    assert caught.value.problems == (
+        "ACCESS_* is set and PR_ENV is not true. Set PR_ENV=true, or unset ACCESS_*.",
     )
 
 
