@@ -69,7 +69,10 @@ async def test_production(made, discord):
                 before = [line["event"] for line in logged[:3]]
                 await until(resources.pool, RAN, 2)
                 await discord.identified.wait()
+                await discord.mention("tide")
+                answer = await discord.sent.get()
 
+    assert answer["content"] == "No note matches 'tide'."
     assert before[:2] == ["scheduler loop enabled (production)", "discord bot enabled (production)"]
     assert before[2].startswith("audit: production, scheduler loop enabled")
     assert [line for line in logged if line["log_level"] == "error"] == []
@@ -202,6 +205,21 @@ async def test_failing_point(made, hasty):
     assert {(line["point"], line["log_level"]) for line in failed} == {("discord bot", "error")}
     assert failed[0]["error"].startswith("ClientConnectorError: Cannot connect to host 127.0.0.1")
     assert set(resources.failures) == {StartupPoint.DISCORD}
+
+
+async def test_failing_loop(made, hasty, monkeypatch):
+    """
+    A scheduler loop that ends by a bug is counted too, and comes back.
+    """
+    monkeypatch.setattr("shared.scheduler.BATCH", None)
+    async with made() as resources:
+        async with STARTUP_POINTS[StartupPoint.SCHEDULER](resources):
+            while not resources.failures[StartupPoint.SCHEDULER]:
+                await asyncio.sleep(0.01)
+            monkeypatch.undo()
+            await until(resources.pool, RAN, 2)
+
+    assert set(resources.failures) == {StartupPoint.SCHEDULER}
 
 
 async def test_failing_point_and_full_log(made, hasty, discord):

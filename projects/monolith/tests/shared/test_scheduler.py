@@ -4,12 +4,16 @@ import signal
 import sys
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
 from structlog.testing import capture_logs
 
 from shared.identity import Expected
 from shared.scheduler import Job, Scheduler
+from tests.workers import Clock, Workers, clocked
 
 HOUR = timedelta(hours=1)
 
@@ -441,3 +445,29 @@ async def test_killed_worker(pool, worker):
     pids = [record["pid"] for record in await pool.fetch("SELECT pid FROM ran")]
     assert pids == [first.pid, second.pid]
     assert await pool.fetchval("SELECT last_started_at FROM scheduler.jobs") >= lease_end
+
+
+@pytest.mark.hypothesis
+def test_whatever_happens(identified, monkeypatch):
+    """
+    Whatever befalls workers and clocks: never twice for one due time while the worker lives,
+    never before it is due, never lost.
+    """
+    clock, loop = Clock(), asyncio.new_event_loop()
+    connection = loop.run_until_complete(identified.connect())
+
+    def ask(method, *arguments):
+        return loop.run_until_complete(getattr(connection, method)(*arguments))
+
+    monkeypatch.setattr("shared.scheduler.time", clocked(clock))
+    try:
+        with capture_logs():
+            run_state_machine_as_test(
+                partial(Workers, identified, clock, ask),
+                settings=settings(
+                    max_examples=settings.default.max_examples // 5, stateful_step_count=30
+                ),
+            )
+    finally:
+        loop.run_until_complete(connection.close())
+        loop.close()
