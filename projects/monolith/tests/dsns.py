@@ -153,7 +153,7 @@ def _spelt_as_ours(host: str) -> str:
 
 def said_by(target: Target) -> Spoken:
     """Say what is asked and said by a driver that does what the target says, and nothing else."""
-    where = (target.host, target.port)
+    where: tuple[str | int, ...] = (target.host, target.port)
     if target.is_socket:
         where = (f"{target.host}/.s.PGSQL.{target.port}",)
     return Spoken(
@@ -183,15 +183,14 @@ def written(target: Target) -> str:
 
 def leads_to_the_clone(spoken: Spoken) -> bool:
     """Tell whether every address is one of the clone's own, by a list and not by our patterns."""
-    forms = ([], ["svc"], ["svc", "cluster", "local"])
+    forms: tuple[list[str], ...] = ([], ["svc"], ["svc", "cluster", "local"])
 
     def is_clones(where: tuple[str | int, ...]) -> bool:
-        names = str(where[0]).split("/" if len(where) == 1 else ".")
         if len(where) == 1:
-            return names[-2:] == [CLONE, ".s.PGSQL.5432"] or (
-                names[-2] == CLONE and names[-1].startswith(".s.PGSQL.")
-            )
-        return names[0] == f"{CLONE}-rw" and names[2:] in forms
+            *_, directory, file = str(where[0]).split("/")
+            return directory == CLONE and file.startswith(".s.PGSQL.")
+        name, *rest = str(where[0]).split(".")
+        return name == f"{CLONE}-rw" and rest[1:] in forms
 
     return bool(spoken.asked) and all(map(is_clones, spoken.asked))
 

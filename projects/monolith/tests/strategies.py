@@ -1,5 +1,7 @@
 """What hypothesis may try."""
 
+import string
+
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -54,3 +56,43 @@ targets = st.builds(
     database=_printable,
 )
 """Everything that a DSN of ours can say."""
+
+
+def one_typo_away(word: str) -> set[str]:
+    """List what a word becomes by no typo or one: a letter dropped, put in, changed or swapped."""
+    letters = string.ascii_uppercase + string.digits
+    cuts = [(word[:at], word[at:]) for at in range(len(word) + 1)]
+    found = {word} | {left + right[1:] for left, right in cuts}
+    found |= {left + letter + right for left, right in cuts for letter in letters}
+    found |= {left + letter + right[1:] for left, right in cuts if right for letter in letters}
+    return found | {left + right[1::-1] + right[2:] for left, right in cuts if len(right) > 1}
+
+
+numberish = (
+    st.integers().map(str)
+    | st.floats().map(repr)
+    | st.text("0123456789+-_. eE\n\u0667", min_size=1, max_size=8)
+)
+"""What looks like a number, and often is one."""
+
+NUMBERS = st.integers(1, 10**9 - 1)
+"""Numbers of pull requests."""
+
+_OF_A_CLONE = (
+    *("monolith-pg-pr-{}-rw", "monolith-pg-pr-{}-rw.monolith", "monolith-pg-pr-{}-rw.x.svc"),
+    *("monolith-pg-pr-{}-rw.x.svc.cluster.local", "MONOLITH-PG-PR-{}-RW", "/run/monolith-pg-pr-{}"),
+)
+_OF_NOBODY = (
+    *("monolith-pg-pr-{}-ro", "monolith-pg-pr-{}", "monolith-pg-pr-0{}-rw", "x.monolith-pg-pr-{}"),
+    *("monolith-pg-pr-{}-rw.x.svc.evil", "/run/monolith-pg-pr-{}-rw", "/run/monolith-pg-pr-{}/x"),
+)
+_OF_PRODUCTION = ("monolith-pg-rw", "monolith-pg-rw.x", "10.0.0.{}", "localhost", "/run/pg")
+
+
+@st.composite
+def hosts(draw: st.DrawFn) -> tuple[str, str, int]:
+    """Draw a host, whose it is ("clone", "production", "nobody"), and a number that is in it."""
+    owners = {"clone": _OF_A_CLONE, "nobody": _OF_NOBODY, "production": _OF_PRODUCTION}
+    owner = draw(st.sampled_from(list(owners)))
+    number = draw(st.integers(1, 255))
+    return draw(st.sampled_from(owners[owner])).format(number), owner, number

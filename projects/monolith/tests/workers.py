@@ -282,7 +282,7 @@ class Workers(RuleBasedStateMachine):
     @precondition(lambda self: any(worker.running for worker in self.awake))
     @rule(data=st.data(), error=st.sampled_from([None, None, ValueError("no")]))
     def finish(self, data: st.DataObject, error: Exception | None) -> None:
-        """A job ends, well or badly; the result counts once, and the next time is an interval on."""
+        """A job ends, well or badly; its result counts once, and it is due an interval later."""
         runs = [(worker, name) for worker in self.awake for name in worker.running]
         worker, name = data.draw(st.sampled_from(runs))
         before = self.rows()[name]

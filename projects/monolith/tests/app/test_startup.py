@@ -212,12 +212,11 @@ async def test_failing_loop(made, hasty, monkeypatch):
     A scheduler loop that ends by a bug is counted too, and comes back.
     """
     monkeypatch.setattr("shared.scheduler.BATCH", None)
-    async with made() as resources:
-        async with STARTUP_POINTS[StartupPoint.SCHEDULER](resources):
-            while not resources.failures[StartupPoint.SCHEDULER]:
-                await asyncio.sleep(0.01)
-            monkeypatch.undo()
-            await until(resources.pool, RAN, 2)
+    async with made() as resources, STARTUP_POINTS[StartupPoint.SCHEDULER](resources):
+        while not resources.failures[StartupPoint.SCHEDULER]:
+            await asyncio.sleep(0.01)
+        monkeypatch.undo()
+        await until(resources.pool, RAN, 2)
 
     assert set(resources.failures) == {StartupPoint.SCHEDULER}
 

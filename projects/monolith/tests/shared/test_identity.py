@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from shared.dsn import parse
 from shared.errors import WrongDatabaseError
 from shared.identity import Expected, Fact, Verdict, clone_name, identify
-
-NUMBERS = st.integers(1, 10**9 - 1)
+from tests.strategies import NUMBERS, hosts
 
 
 def target(host):
@@ -82,6 +81,31 @@ def test_clone_of_another(numbers):
     assert expected.judge_server(clone_name(ours)).verdict is Verdict.MATCH
     assert expected.judge_server(clone_name(theirs)).verdict is Verdict.MISMATCH
     assert Expected(preview=False).judge_server(clone_name(theirs)).verdict is Verdict.MISMATCH
+
+
+@given(
+    preview=st.booleans(),
+    pinned=st.sampled_from(["", "same", "other"]),
+    host=hosts(),
+    reported=st.sampled_from(["own clone", "other clone", "monolith-pg", "", "MONOLITH-PG-PR-1"]),
+)
+def test_every_pair(preview, pinned, host, reported):
+    """
+    Of all pairs of mode, host and reported name only two open: a preview on its own clone that
+    says so itself, and production on what neither is nor says that it is a clone.
+    """
+    (host, owner, number), name = host, reported
+    if reported.endswith("clone"):
+        name = clone_name(number if reported == "own clone" else number + 1)
+    wanted = {"": None, "same": number, "other": number + 1}[pinned]
+    expected = Expected(preview, wanted if preview else None).narrowed(target(host))
+    facts = expected.judge_host(target(host)), expected.judge_server(name)
+
+    opens = all(fact.verdict is Verdict.MATCH for fact in facts)
+    if preview:
+        assert opens is (owner == "clone" and reported == "own clone" and pinned != "other")
+    else:
+        assert opens is (owner == "production" and reported in ("monolith-pg", ""))
 
 
 @given(name=st.text(min_size=1))

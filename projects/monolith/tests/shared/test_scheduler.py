@@ -4,7 +4,6 @@ import signal
 import sys
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -20,7 +19,6 @@ HOUR = timedelta(hours=1)
 WORKER = """
 import asyncio, os, sys
 from datetime import timedelta
-from functools import partial
 from shared.database import Database
 from shared.identity import Expected
 from shared.scheduler import Job, Scheduler
@@ -459,14 +457,16 @@ def test_whatever_happens(identified, monkeypatch):
     def ask(method, *arguments):
         return loop.run_until_complete(getattr(connection, method)(*arguments))
 
+    class Here(Workers):
+        def __init__(self):
+            super().__init__(identified, clock, ask)
+
     monkeypatch.setattr("shared.scheduler.time", clocked(clock))
+    examples = settings().max_examples // 5  # each is thirty steps long
     try:
         with capture_logs():
             run_state_machine_as_test(
-                partial(Workers, identified, clock, ask),
-                settings=settings(
-                    max_examples=settings.default.max_examples // 5, stateful_step_count=30
-                ),
+                Here, settings=settings(max_examples=examples, stateful_step_count=30)
             )
     finally:
         loop.run_until_complete(connection.close())

@@ -1,19 +1,28 @@
 import io
 import os
 import pickle
+import re
 import traceback
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import event, example, given
+from hypothesis import strategies as st
 
 from shared.errors import SettingsError
 from shared.guard import StartupPoint
 from shared.settings import Settings, credential_names, for_programs
 from tests.environment import ACCESS, environment
-from tests.strategies import LEGAL_FALSE, LEGAL_TRUE, environment_text, typos
+from tests.strategies import (
+    LEGAL_FALSE,
+    LEGAL_TRUE,
+    environment_text,
+    numberish,
+    one_typo_away,
+    typos,
+)
 
 LEGAL = dict.fromkeys(LEGAL_TRUE, True) | dict.fromkeys(LEGAL_FALSE, False)
 
@@ -60,6 +69,85 @@ def test_near_miss_never_starts(name):
 
     with environment(**{name: "true", "PR_ENV": "false"}):
         assert Settings().pr_env is False
+
+
+VARIABLES = sorted(str(field.validation_alias) for field in Settings.model_fields.values())
+NEAR_MISSES = one_typo_away("PRENV")
+
+
+@given(
+    variables=st.dictionaries(
+        st.sampled_from([*VARIABLES, "PATH", "VENV", "NPREV"]) | typos(),
+        environment_text | st.sampled_from(list(LEGAL)) | numberish,
+        max_size=6,
+    )
+)
+@example(variables={"PR_ENV": "true", "LISTEN_PORT": "80"})
+@example(variables={"PR_ENV": "true", "PRENV": "false"})
+@example(variables={"VENV": "true"})
+def test_any_environment(variables):
+    """
+    Whatever the environment holds, the mode is what PR_ENV says, or startup is refused; without
+    PR_ENV it is production only where no name resembles it.
+    """
+    try:
+        with environment(**variables):
+            settings = Settings()
+    except SettingsError:
+        event("refused")
+        return
+    event("accepted")
+    muted = not any(settings.guard.decide(point).runs for point in StartupPoint)
+
+    if "PR_ENV" in variables:
+        assert settings.guard.preview is LEGAL[variables["PR_ENV"].lower()]
+    else:
+        plain = {re.sub("[-_]", "", name).upper() for name in variables}
+        assert not settings.guard.preview
+        assert not plain & NEAR_MISSES
+    assert muted is settings.guard.preview
+
+
+MEANS = {
+    "PR_NUMBER": lambda raw: re.fullmatch("[1-9][0-9]{0,8}", raw) and int(raw),
+    "HEAD_SHA": lambda raw: re.fullmatch("[0-9a-f]{40}", raw) and raw,
+    "LISTEN_PORT": lambda raw: float(raw) if 1 <= float(raw) <= 65535 else None,
+    "DATABASE_WAIT_SECONDS": lambda raw: float(raw) if 0 <= float(raw) <= 3600 else None,
+    "LISTEN_HOST": lambda raw: raw or None,
+    "ACCESS_AUD": lambda raw: re.fullmatch("[0-9a-f]{64}", raw) and raw,
+}
+"""What a legal value means; None, or an error, for any other."""
+
+
+@given(
+    name=st.sampled_from(list(MEANS)),
+    raw=environment_text
+    | numberish
+    | st.from_regex("[0-9a-fA-F]{39,41}\\n?|[0-9a-f]{63,65}", fullmatch=True),
+)
+@example(name="HEAD_SHA", raw="a" * 40)
+@example(name="ACCESS_AUD", raw="a" * 64)
+@example(name="PR_NUMBER", raw="999999999")
+@example(name="LISTEN_PORT", raw="65535")
+def test_value_of_any_setting(name, raw):
+    """
+    A value of any other setting means what it says, or is refused by the setting's name.
+    """
+    try:
+        meant = MEANS[name](raw)
+    except ValueError:
+        meant = None
+    found, refusal = None, f"expected {name} to be "
+    try:
+        with environment(**{**ACCESS, "PR_ENV": "true", name: raw}):
+            found = getattr(Settings(), name.lower())
+    except SettingsError as error:
+        refusal = str(error)
+
+    assert found in (meant, None)
+    assert f"expected {name} to be " in refusal
+    if raw.isascii() and raw.isdigit():
+        assert found == meant, "plain digits are a number"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +279,6 @@ def test_credential_of_nonsense():
         Settings()
 
 
-VARIABLES = sorted(str(field.validation_alias) for field in Settings.model_fields.values())
 NEVER_REFUSED = {
     "DATABASE_URL",
     "LISTEN_HOST",
