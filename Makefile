@@ -1,5 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check actionlint test prove preview down lock docs migrations-hash
+SECONDS ?= 60
+COUNT ?= 1000000
+SEED ?= 1
+BASE ?=
+.PHONY: help setup fmt check actionlint test prove fuzz million preview down lock docs migrations-hash
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -47,8 +51,15 @@ actionlint: $(SETUP) ## lint the workflows with actionlint, built from its sourc
 test: $(SETUP) ## run the tests, with a real Postgres that comes as a wheel
 	$(BIN)/pytest --numprocesses auto
 
-prove: $(SETUP) ## mutate the guard's core; a survivor is a failure
-	$(BIN)/python tools/prove.py
+prove: $(SETUP) ## try 1,000 examples a property, then mutate the guard's core, or with BASE=main what changed of it
+	$(BIN)/pytest --numprocesses auto -m hypothesis --hypothesis-profile ci projects/monolith/tests/shared
+	$(BIN)/python tools/prove.py $(if $(BASE),--changed $(BASE))
+
+fuzz: $(SETUP) ## hunt for what breaks a promise, for SECONDS=60; exit code 1 where something is found
+	@$(BIN)/python tools/fuzz.py hunt --seconds $(SECONDS)
+
+million: $(SETUP) ## judge COUNT=1000000 generated DSNs of SEED=1 by what asyncpg does with them
+	@$(BIN)/python tools/fuzz.py dsns --count $(COUNT) --seed $(SEED)
 
 preview: $(SETUP) ## run a muted preview of this branch on a clone of the data
 	@$(BIN)/monolith preview up 7
