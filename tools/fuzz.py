@@ -55,7 +55,7 @@ def hunt(seconds: float) -> int:
         code |= hunt_with_hypothesis(began + seconds)
     except KeyboardInterrupt:
         say("stopped")
-    say(f"{'FOUND something, see above' if code else 'nothing found'}")
+    say("found something, see above" if code else "nothing found")
     return code
 
 
@@ -68,7 +68,7 @@ def hunt_with_atheris(seconds: float) -> int:
     with running([*command, str(corpus)]) as process:
         text = list(shown(process.stdout or ()))
     if process.returncode:
-        sys.stdout.writelines(text[-40:])
+        sys.stdout.writelines(line for line in text if not line.startswith(("#", "stat::")))
         say(f"atheris: a DSN breaks a promise; it is kept in {KEPT}/, named above")
     return int(process.returncode != 0)
 
@@ -99,7 +99,7 @@ def hunt_with_hypothesis(deadline: float) -> int:
         said = output.read_text()
         total += sum(map(int, re.findall(r"- (\d+) passing, ", said)))
         rounds += 1
-        say(f"hypothesis: {total:,} examples in {rounds} rounds, {max(0, left):.0f} s left before")
+        say(f"hypothesis: {total:,} examples in {rounds} round{'s' if rounds > 1 else ''}")
         if " failed" in said or (p.returncode and not interrupted):
             sys.stdout.write(said[said.find("= FAILURES") :])
             say(f"hypothesis: a property fails; the example is kept in {ROOT}/.hypothesis/,")

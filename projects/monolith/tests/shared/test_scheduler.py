@@ -19,6 +19,7 @@ HOUR = timedelta(hours=1)
 WORKER = """
 import asyncio, os, sys
 from datetime import timedelta
+from functools import partial
 from shared.database import Database
 from shared.identity import Expected
 from shared.scheduler import Job, Scheduler
