@@ -60,7 +60,7 @@ class Line:
     """A worker's line to the database: it says when it is busy, and can be cut."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
+        self.pool = pool
         self._busy, self.cut = 0, False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -71,7 +71,7 @@ class Line:
         self._busy += 1
         self.idle.clear()
         try:
-            return await getattr(self._pool, method)(*arguments)
+            return await getattr(self.pool, method)(*arguments)
         finally:
             self._busy -= 1
             if not self._busy:
@@ -170,14 +170,18 @@ class Worker:
     def bury(self) -> None:
         """Close its loop and connections; nothing of it reaches the database any more."""
         self._line.cut = True
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
+
+        async def all_others_end() -> None:
+            while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                for other in others:
+                    other.cancel()
+                await asyncio.wait(others)
 
         async def end() -> None:
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._line._pool.terminate()
+            await all_others_end()
+            self._line.pool.terminate()
             await self._stack.aclose()
+            await all_others_end()
 
         self._loop.run_until_complete(end())
         self._loop.close()

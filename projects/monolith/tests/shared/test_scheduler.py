@@ -447,6 +447,7 @@ async def test_killed_worker(pool, worker):
 
 
 @pytest.mark.hypothesis
+@pytest.mark.timeout(1200)  # for the profile `ci`
 def test_whatever_happens(identified, monkeypatch):
     """
     Whatever befalls workers and clocks: never twice for one due time while the worker lives,
