@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 KEPT = ROOT / ".fuzz"
 PROPERTIES = "projects/monolith/tests/shared"
 OWN_MUTATIONS = 0.3
+END_SECONDS = 10
 
 
 def main() -> int:
@@ -112,7 +113,7 @@ def hunt_with_hypothesis(deadline: float) -> int:
 def running(
     command: list[str], output: int | TextIO = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a command of ours; what still runs at the end is ended as Ctrl-C would."""
+    """Run a command of ours; what still runs at the end is ended as by Ctrl-C, or more firmly."""
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
@@ -121,7 +122,11 @@ def running(
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.wait()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:  # in the background nobody hears SIGINT
+            process.terminate()
+            process.wait()
 
 
 def judge_many(count: int, seed: int) -> int:
