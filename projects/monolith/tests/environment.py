@@ -1,10 +1,14 @@
-"""An environment of its own for a test of the settings, legal or not."""
+"""An environment of its own for a test of the settings, and a log that takes nothing."""
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
+import structlog
+
+from shared import log
 from shared.database import Database
 from shared.settings import Settings
 from shared.testing import SOURCE
@@ -28,3 +32,18 @@ def read(dsn: str, **variables: str) -> Database:
     """Return the database that an environment leads to; it is not connected to."""
     with environment(DATABASE_URL=dsn, **variables):
         return Database.from_settings(Settings())
+
+
+class _Full(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@contextmanager
+def full_log() -> Iterator[None]:
+    """Let the log be on a disk that is full."""
+    log.set_up(_Full())
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()

@@ -1,9 +1,12 @@
 """The Postgres that tests run on: a source and a clone of it, started here or handed over."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import asyncpg
 
 from preview import migrations
 from preview.binaries import Binaries
@@ -62,3 +65,9 @@ async def start_clone(source: Engine, engine: Engine) -> None:
     await clone(source, engine)
     await engine.start(CLONE_SETTINGS, die_with_parent=True)
     await rotate_passwords(engine)
+
+
+async def until(pool: asyncpg.Pool, query: str, expected: object) -> None:
+    """Wait until a query gives what is expected; the test's timeout ends it otherwise."""
+    while await pool.fetchval(query) != expected:
+        await asyncio.sleep(0.02)

@@ -15,6 +15,7 @@ import pytest
 from app.main import create_app
 from app.resources import Resources
 from shared.database import Database
+from preview.sinks.discord import FakeDiscord
 from shared.testing import as_production
 from tests.environment import read
 
@@ -140,3 +141,10 @@ async def client_here(world, dsn, sink):
         app = create_app(settings, Database.from_settings(settings))
     async with client_of(app) as client:
         yield client
+
+
+@pytest.fixture
+async def discord():
+    """A Discord on loopback that counts who calls."""
+    async with FakeDiscord().serve() as fake:
+        yield fake

@@ -3,17 +3,9 @@ import time
 
 import pytest
 
-from preview.sinks.discord import FakeDiscord
 from preview.sinks.payloads import BOT, CHANNEL, TOKEN
 from tests.app.waiting import until
 from tests.environment import read
-
-
-@pytest.fixture
-async def discord():
-    """A Discord on loopback that counts who calls."""
-    async with FakeDiscord().serve() as fake:
-        yield fake
 
 
 @pytest.fixture

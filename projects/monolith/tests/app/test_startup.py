@@ -1,21 +1,19 @@
 import asyncio
-import io
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from app import startup
 from app.resources import started_now
 from app.startup import STARTUP_POINTS, started
-from shared import log
 from shared.database import Database
 from shared.errors import AuditError, StartupPointError
 from shared.guard import StartupPoint
 from shared.settings import Settings
-from tests.environment import environment
-from tests.fake_discord import TOKEN, FakeDiscord
+from tests.environment import environment, full_log
+from tests.fake_discord import TOKEN
+from tests.source import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:'audioop' is deprecated")  # by discord.py
 
@@ -40,23 +38,10 @@ async def made(database):
 
 
 @pytest.fixture
-async def discord():
-    """A Discord on loopback that counts who calls."""
-    async with FakeDiscord().serve() as fake:
-        yield fake
-
-
-@pytest.fixture
 def hasty(monkeypatch):
     """Pauses of a hundredth of a second, of four hundredths at most."""
     monkeypatch.setattr(startup, "RESTART_SECONDS", 0.01)
     monkeypatch.setattr(startup, "LONGEST_PAUSE_SECONDS", 0.04)
-
-
-async def until(pool, query, expected):
-    """Wait until a query gives what is expected; the test's timeout ends it otherwise."""
-    while await pool.fetchval(query) != expected:
-        await asyncio.sleep(0.02)
 
 
 async def test_production(made, discord):
@@ -106,19 +91,10 @@ async def test_log_that_takes_nothing(made):
     """
     Where the decisions cannot be written, no startup point is started.
     """
-
-    class Full(io.StringIO):
-        def write(self, _text):
-            raise OSError(28, "No space left on device")
-
     async with made() as resources:
-        log.set_up(Full())
-        try:
-            with pytest.raises(AuditError):
-                async with started(resources):
-                    pytest.fail("it started")
-        finally:
-            structlog.reset_defaults()
+        with full_log(), pytest.raises(AuditError):
+            async with started(resources):
+                pytest.fail("it started")
         assert await resources.pool.fetchval("SELECT count(*) FROM scheduler.jobs") == 0
         async with started(resources):
             assert await resources.pool.fetchval("SELECT count(*) FROM scheduler.jobs") == 2
@@ -225,19 +201,11 @@ async def test_failing_point_and_full_log(made, hasty, discord):
     """
     A point that failed comes back, also where its failure could not be logged.
     """
-
-    class Full(io.StringIO):
-        def write(self, _text):
-            raise OSError(28, "No space left on device")
-
     discord.away = 1
     async with made(DISCORD_BOT_TOKEN=TOKEN, DISCORD_API_URL=discord.url) as resources:
-        log.set_up(Full())
-        try:
+        with full_log():
             async with STARTUP_POINTS[StartupPoint.DISCORD](resources):
                 await discord.identified.wait()
-        finally:
-            structlog.reset_defaults()
 
     assert resources.failures == {StartupPoint.DISCORD: 1}
 

@@ -1,5 +1,4 @@
 import hashlib
-import io
 import json
 import os
 import subprocess
@@ -7,16 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
-from shared import log
 from shared.audit import audit_line, audit_record, write_audit, write_refusal
 from shared.database import Database
 from shared.errors import AuditError, MutedError
 from shared.guard import StartupPoint
 from shared.testing import as_preview, as_production
-from tests.environment import ACCESS
+from tests.environment import ACCESS, full_log
 
 CLONE = "postgresql://app:hunter2@monolith-pg-pr-7-rw:5432/monolith"
 
@@ -214,14 +211,5 @@ def test_log_that_takes_nothing(preview):
     """
     A log that cannot be written is an error of its own, which says why.
     """
-
-    class Full(io.StringIO):
-        def write(self, _text):
-            raise OSError(28, "No space left on device")
-
-    log.set_up(Full())
-    try:
-        with pytest.raises(AuditError, match="No space left on device"):
-            write_audit(audit_record(*preview))
-    finally:
-        structlog.reset_defaults()
+    with full_log(), pytest.raises(AuditError, match="No space left on device"):
+        write_audit(audit_record(*preview))

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from shared.identity import Expected
 from shared.scheduler import Job, Scheduler
+from tests.source import until
 from tests.workers import Clock, Workers, clocked
 
 HOUR = timedelta(hours=1)
@@ -78,12 +79,6 @@ def worker(identified):
                 await process.wait()
 
     return run
-
-
-async def until(pool, query, expected):
-    """Wait until a query gives what is expected; the test's timeout ends it otherwise."""
-    while await pool.fetchval(query) != expected:
-        await asyncio.sleep(0.02)
 
 
 def inserting(pool, name):
