@@ -18,8 +18,10 @@ _DSN = re.compile(
     rf"(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.]+\])?(?::(?P<port>[1-9][0-9]{{0,4}}))?"
     rf"/(?P<database>{_PART})(?:\?(?P<query>.*))?"
 )
-_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}")
-_NOT_A_DIRECTORY = r",|\.s\.PGSQL\."  # a list of them, or a file in one
+IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}")
+"""A dotted address of four decimal numbers; no other spelling is one."""
+_SOCKET_FILE = ".s.PGSQL."
+_NOT_A_DIRECTORY = f",|{re.escape(_SOCKET_FILE)}"  # a list of them, or a file in one
 _LONGEST_NAME = 253
 
 
@@ -113,7 +115,7 @@ def _host(found: str) -> str:
             pass
         _refuse("has brackets around something that is not an IPv6 address")
     numeric = all(re.fullmatch(r"(?i)\d+|0x[0-9a-f]*", part) for part in found.split("."))
-    if len(found) > _LONGEST_NAME or (numeric and not _IPV4.fullmatch(found)):
+    if len(found) > _LONGEST_NAME or (numeric and not IPV4.fullmatch(found)):
         _refuse("has a host that is neither a name nor a dotted IPv4 address")
     return found.lower()
 

@@ -24,6 +24,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from shared.dsn import IPV4
 from shared.errors import SettingsError
 from shared.guard import Guard, StartupPoint
 
@@ -79,13 +80,12 @@ def _separated(value: object) -> object:
 def _reachable(found: str) -> str:
     host, _, port = found.rpartition(":")
     number = re.fullmatch("[0-9]+|0x[0-9a-f]*", host.rpartition(".")[2])
-    if int(port) > 65535 or (number and not re.fullmatch(_IPV4, host)):  # noqa: PLR2004  the highest TCP port
+    if int(port) > 65535 or (number and not IPV4.fullmatch(host)):  # noqa: PLR2004  the highest TCP port
         raise ValueError
     return found
 
 
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_IPV4 = r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!\Z)|\Z)){4}"
 _Destination = Annotated[
     str,
     Field(pattern=rf"\A{_LABEL}(?:\.{_LABEL})*:[1-9][0-9]{{0,4}}\z"),
@@ -201,6 +201,7 @@ class Settings(BaseSettings):
     )
     egress_allow: Destinations = Field(
         default=(),
+        validate_default=False,  # a list already
         validation_alias="EGRESS_ALLOW",
         description="what a preview may reach besides its clone, as host:port separated by commas",
     )

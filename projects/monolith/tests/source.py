@@ -67,7 +67,7 @@ async def start_clone(source: Engine, engine: Engine) -> None:
     await rotate_passwords(engine)
 
 
-async def until(pool: asyncpg.Pool, query: str, expected: object) -> None:
+async def until_says(pool: asyncpg.Pool, query: str, expected: object) -> None:
     """Wait until a query gives what is expected; the test's timeout ends it otherwise."""
     while await pool.fetchval(query) != expected:
         await asyncio.sleep(0.02)

@@ -14,8 +14,8 @@ import pytest
 
 from app.main import create_app
 from app.resources import Resources
-from shared.database import Database
 from preview.sinks.discord import FakeDiscord
+from shared.database import Database
 from shared.testing import as_production
 from tests.environment import read
 

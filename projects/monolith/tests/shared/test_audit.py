@@ -112,7 +112,7 @@ def test_record_of_an_armed_preview():
     ended = subprocess.run(
         [sys.executable, "-c", ARMED],
         env=os.environ
-        | {"PYTHONPATH": str(Path(log.__file__).parents[1]), "PR_ENV": "true"}
+        | {"PYTHONPATH": str(Path(__file__).parents[2]), "PR_ENV": "true"}
         | {"DATABASE_URL": CLONE, "EGRESS_ALLOW": "a.example:443"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip

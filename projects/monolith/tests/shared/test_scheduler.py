@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from shared.identity import Expected
 from shared.scheduler import Job, Scheduler
-from tests.source import until
+from tests.source import until_says
 from tests.workers import Clock, Workers, clocked
 
 HOUR = timedelta(hours=1)
@@ -102,7 +102,7 @@ async def test_due_job(pool):
     scheduler = Scheduler(pool, [Job("a", HOUR, inserting(pool, "a"))])
     await scheduler.register()
     async with running(scheduler):
-        await until(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 1)
+        await until_says(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 1)
         await asyncio.sleep(1.2)
 
     found = await row(pool)
@@ -119,7 +119,7 @@ async def test_tick_is_seen(pool):
     await scheduler.register()
     with capture_logs() as lines:
         async with running(scheduler):
-            await until(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 1)
+            await until_says(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 1)
 
     assert [(line["event"], line["job"]) for line in lines] == [("job ran", "a")]
 
@@ -147,7 +147,7 @@ async def test_own_interval(pool):
     await pool.execute("UPDATE scheduler.jobs SET own_interval = '3 d'")
     await scheduler.register()
     async with running(scheduler):
-        await until(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 1)
+        await until_says(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 1)
 
     found = await row(pool)
     assert (found["interval"], found["own_interval"]) == (HOUR, timedelta(days=3))
@@ -165,7 +165,7 @@ async def test_failing_job(pool):
     scheduler = Scheduler(pool, [Job("a", HOUR, fail), Job("b", HOUR, inserting(pool, "b"))])
     await scheduler.register()
     async with running(scheduler):
-        await until(pool, "SELECT sum(runs) FROM scheduler.jobs", 2)
+        await until_says(pool, "SELECT sum(runs) FROM scheduler.jobs", 2)
 
     failed, other = await row(pool), await row(pool, "b")
     assert failed["last_result"] == "error"
@@ -190,7 +190,7 @@ async def test_bounded_concurrency(pool):
     scheduler = Scheduler(pool, [Job(f"job {i}", HOUR, work) for i in range(60)])
     await scheduler.register()
     async with running(scheduler):
-        await until(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 60)
+        await until_says(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 60)
 
     due = "SELECT max(next_run_at) - min(next_run_at) FROM scheduler.jobs"
     assert most == 5
@@ -211,7 +211,7 @@ async def test_graceful_stop(pool):
     await scheduler.register()
     async with running(scheduler):
         await begun.wait()
-        await until(pool, "SELECT count(lease_id) FROM scheduler.jobs", 12)
+        await until_says(pool, "SELECT count(lease_id) FROM scheduler.jobs", 12)
         scheduler.stop()
         go_on.set()
 
@@ -231,7 +231,7 @@ async def test_stop_with_a_stuck_job(pool, monkeypatch):
     scheduler = Scheduler(pool, [Job("a", HOUR, stuck)])
     await scheduler.register()
     async with running(scheduler):
-        await until(pool, "SELECT count(lease_id) FROM scheduler.jobs", 1)
+        await until_says(pool, "SELECT count(lease_id) FROM scheduler.jobs", 1)
 
     found = await row(pool)
     assert (found["runs"], found["lease_id"]) == (0, None)
@@ -251,7 +251,7 @@ async def test_long_job_keeps_its_lease(pool):
     first, second = Scheduler(pool, [job]), Scheduler(pool, [job])
     await first.register()
     async with running(first), running(second):
-        await until(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 1)
+        await until_says(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs = 1", 1)
 
     assert await pool.fetchval("SELECT count(*) FROM ran") == 1
 
@@ -271,7 +271,7 @@ async def test_lost_lease(pool):
     scheduler = Scheduler(pool, [Job("a", HOUR, work, lease=timedelta(seconds=0.3))])
     await scheduler.register()
     async with running(scheduler):
-        await until(pool, "SELECT count(lease_id) FROM scheduler.jobs", 1)
+        await until_says(pool, "SELECT count(lease_id) FROM scheduler.jobs", 1)
         await pool.execute(
             "UPDATE scheduler.jobs"
             " SET lease_id = gen_random_uuid(), lease_until = now() + interval '1 h'"
@@ -301,7 +301,7 @@ async def test_odd_end(pool, error):
     scheduler = Scheduler(pool, [Job("a", HOUR, work), Job("b", HOUR, inserting(pool, "b"))])
     await scheduler.register()
     async with running(scheduler):
-        await until(pool, "SELECT sum(runs) FROM scheduler.jobs", 2)
+        await until_says(pool, "SELECT sum(runs) FROM scheduler.jobs", 2)
 
     found = await row(pool)
     assert found["last_error"].startswith(type(error).__name__)
@@ -324,7 +324,7 @@ async def test_asked_for_while_it_runs(pool):
         await begun.wait()
         await pool.execute("UPDATE scheduler.jobs SET next_run_at = clock_timestamp()")
         go_on.set()
-        await until(pool, "SELECT runs FROM scheduler.jobs", 2)
+        await until_says(pool, "SELECT runs FROM scheduler.jobs", 2)
 
     assert (await row(pool))["due_in"] > timedelta(minutes=59)
 
@@ -373,7 +373,7 @@ async def test_wrong_answer_of_the_database(identified, pool):
         while identified.refused < 2:
             await asyncio.sleep(0.02)
         identified.expected = right
-        await until(pool, "SELECT count(*) FROM ran", 1)
+        await until_says(pool, "SELECT count(*) FROM ran", 1)
 
         assert not task.done()
 
@@ -386,7 +386,7 @@ async def test_unknown_job_is_left_alone(pool):
     scheduler = Scheduler(pool, [Job("a", HOUR, inserting(pool, "a"))])
     await scheduler.register()
     async with running(scheduler):
-        await until(pool, "SELECT count(*) FROM ran", 1)
+        await until_says(pool, "SELECT count(*) FROM ran", 1)
 
     assert (await row(pool, "other"))["last_started_at"] is None
 
@@ -402,7 +402,7 @@ async def test_database_trouble(pool):
         await asyncio.sleep(0.3)
         before = await pool.fetchval("SELECT count(*) FROM ran")
         await pool.execute("ALTER TABLE scheduler.away RENAME TO jobs")
-        await until(pool, "SELECT count(*) FROM ran", 1)
+        await until_says(pool, "SELECT count(*) FROM ran", 1)
 
     assert before == 0
 
@@ -416,7 +416,7 @@ async def test_two_processes(pool, worker):
         " SELECT 'job ' || i, '1 h' FROM generate_series(0, 999) AS i"
     )
     async with worker(1000), worker(1000):
-        await until(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs > 0", 1000)
+        await until_says(pool, "SELECT count(*) FROM scheduler.jobs WHERE runs > 0", 1000)
         await asyncio.sleep(0.5)
 
     assert await pool.fetchval("SELECT count(*) FROM ran") == 1000
@@ -430,11 +430,11 @@ async def test_killed_worker(pool, worker):
     """
     await pool.execute("INSERT INTO scheduler.jobs (name, interval) VALUES ('job 0', '1 h')")
     async with worker(1, seconds=30, lease=1) as first:
-        await until(pool, "SELECT count(*) FROM ran", 1)
+        await until_says(pool, "SELECT count(*) FROM ran", 1)
         first.send_signal(signal.SIGKILL)
         lease_end = await pool.fetchval("SELECT lease_until FROM scheduler.jobs")
         async with worker(1, lease=1) as second:
-            await until(pool, "SELECT runs FROM scheduler.jobs", 1)
+            await until_says(pool, "SELECT runs FROM scheduler.jobs", 1)
 
     pids = [record["pid"] for record in await pool.fetch("SELECT pid FROM ran")]
     assert pids == [first.pid, second.pid]
