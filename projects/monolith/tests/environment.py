@@ -1,6 +1,7 @@
 """An environment of its own for a test of the settings, and a log that takes nothing."""
 
 import io
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,8 +43,12 @@ class _Full(io.StringIO):
 @contextmanager
 def full_log() -> Iterator[None]:
     """Let the log be on a disk that is full."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     log.set_up(_Full())
     try:
         yield
     finally:
         structlog.reset_defaults()
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -14,8 +14,6 @@ from app.main import create_app
 from app.startup import _run_program
 from preview.seed import JOBS, seed
 from shared.database import Database
-from shared.settings import Settings
-from tests.environment import environment
 
 
 async def test_seed(pool):
@@ -49,8 +47,8 @@ async def test_table(pool, tmp_path):
     assert all(job.lease >= timedelta(minutes=1) for job in table(whole))
 
 
-@pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
-async def test_thoughtless_job(database, clone_7, monkeypatch, preview):
+@pytest.mark.both_worlds
+async def test_thoughtless_job(world, dsn, sink, monkeypatch):
     """
     A job that was added without a thought of previews runs in production and in no preview.
     """
@@ -60,16 +58,15 @@ async def test_thoughtless_job(database, clone_7, monkeypatch, preview):
         ran.set()
 
     monkeypatch.setattr(app.jobs, "JOBS", (Entry("thoughtless", timedelta(minutes=1), act),))
-    dsn = clone_7.dsn().get_secret_value() if preview else await database()
-    with environment(DATABASE_URL=dsn, PR_ENV=str(preview)):
-        settings = Settings()
-    application = create_app(settings, Database.from_settings(settings))
+    with world.enter(DATABASE_URL=dsn) as settings:
+        application = create_app(settings, Database.from_settings(settings))
     async with application.router.lifespan_context(application):
         pool = application.state.resources.pool
-        if preview:
+        if world.preview:
             await pool.execute("INSERT INTO scheduler.jobs VALUES ('thoughtless', '1 min')")
             await asyncio.sleep(2.5)  # twice as long as the loop rests
         else:
             await ran.wait()
 
-    assert ran.is_set() is not preview
+    assert ran.is_set() is not world.preview
+    assert sink.take() == []

@@ -54,7 +54,7 @@ def test_exit_codes():
     """
     The documented exit codes are those that the command's help names.
     """
-    table = TEXT.partition("| exit code | means |")[2].partition("\n\n")[0]
+    table = TEXT.partition("\n| exit code | means |")[2].partition("\n\n")[0]
     documented = re.findall(r"^\| (\d+) \|", table, re.MULTILINE)
     text = CliRunner().invoke(main, ["preview", "sweep", "--help"]).output
 
