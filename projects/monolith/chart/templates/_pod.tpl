@@ -8,6 +8,8 @@
 {{- if .Values.preview.enabled }}
 - name: PR_NUMBER
   value: {{ .Values.preview.id | quote }}
+- name: PR_ENV_SEAL
+  value: {{ .Values.preview.seal | quote }}
 - name: ACCESS_TEAM_DOMAIN
   value: {{ .Values.preview.access.teamDomain | quote }}
 - name: ACCESS_AUD

@@ -85,6 +85,9 @@
 {{- fail (printf "Refused to render production: expected no preview.%s, the values say %v. Set preview.enabled to true, or leave it out." $name (get $.Values.preview $name | toJson)) }}
 {{- end }}
 {{- end }}
+{{- if ne .Values.preview.seal "optional" }}
+{{- fail (printf "Refused to render production: expected no preview.seal, the values say %q. Set preview.enabled to true, or leave it out." .Values.preview.seal) }}
+{{- end }}
 {{- range $name := list "teamDomain" "aud" "emails" "serviceClients" }}
 {{- if get $.Values.preview.access $name }}
 {{- fail (printf "Refused to render production: expected no preview.access.%s, the values say %v. Set preview.enabled to true, or leave it out." $name (get $.Values.preview.access $name | toJson)) }}

@@ -83,6 +83,11 @@ _snapshots = st.one_of(
     ),
 )
 
+_OUTWARD = {
+    "egressAllow": st.lists(_egress, max_size=3),
+    "seal": st.sampled_from(["optional", "required"]),
+}
+
 
 @st.composite
 def previews(draw):
@@ -90,7 +95,7 @@ def previews(draw):
     number, sha = draw(numbers), draw(shas)
     own = {"enabled": True, "id": str(number), "headSha": sha, **draw(preview_defaults)}
     own |= {"access": draw(_access)} | draw(_snapshots)
-    own |= draw(st.fixed_dictionaries({}, optional={"egressAllow": st.lists(_egress, max_size=3)}))
+    own |= draw(st.fixed_dictionaries({}, optional=_OUTWARD))
     if draw(st.booleans()):
         shape = draw(st.sampled_from(["{}.{}", "pr-{}.{}"]))
         own["host"] = shape.format(number, own.get("domain", "pr.jomcgi.dev"))

@@ -162,6 +162,20 @@ def test_access(values):
         assert found == expected
 
 
+@given(previews())
+def test_seal(values):
+    """
+    Every container that runs the app is told whether it must be sealed; unsaid, it need not be.
+    """
+    for app in containers(render(values)):
+        found = {v["name"]: v.get("value") for v in app["env"] if v["name"] == "PR_ENV_SEAL"}
+        if app["name"] == "migrate":
+            assert found == {}
+            continue
+        with as_preview(**found) as settings:
+            assert settings.pr_env_seal == values["preview"].get("seal", "optional")
+
+
 JUDGE = ["python", "-m", "preview.stage", "/app/migrations", "/migrations"]
 STEPS = [
     ("identify", ["monolith", "check"]),

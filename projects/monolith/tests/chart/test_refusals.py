@@ -82,6 +82,7 @@ STRAYS = {
     "snapshotName": "s",
     "snapshotGeneration": "1",
     "egressAllow": [EGRESS],
+    "seal": "required",
     "access": {"aud": "1" * 64},
 }
 IMPOSSIBLE = {
@@ -98,6 +99,7 @@ IMPOSSIBLE = {
     "unpinned-postgres": {"postgres": {"image": "ghcr.io/cloudnative-pg/postgresql"}},
     "plain-http-team": {"preview": {"access": {"teamDomain": "http://t.cloudflareaccess.com"}}},
     "short-audience": {"preview": {"access": {"aud": "1"}}},
+    "sealed-or-not": {"preview": {"seal": True}},
     "everybody": {"preview": {"access": {"emails": ["*"]}}},
     "port-as-text": {"preview": {"egressAllow": [EGRESS | {"port": "443"}]}},
     "port-zero": {"preview": {"egressAllow": [EGRESS | {"port": 0}]}},
