@@ -19,10 +19,15 @@ AGENT = "monolith-preview-check-access/1"
 AT_ONCE = 6
 TIMEOUT_SECONDS = 10
 RETRIES = 2
-LONGEST_SECONDS = 60
+LONGEST_SECONDS = 30
 LARGEST_BODY = 1 << 16
 
 Headers = tuple[tuple[str, str], ...]
+
+
+def service_token(client_id: str, secret: str) -> Headers:
+    """Return the headers in which a program shows a service token."""
+    return (("CF-Access-Client-Id", client_id), ("CF-Access-Client-Secret", secret))
 
 
 class Transports(Protocol):

@@ -9,7 +9,7 @@ from functools import partial
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 
-from preview.access_edge import Headers, Silence, Trouble
+from preview.access_edge import Headers, Silence, Trouble, service_token
 from preview.access_hosts import Host, Kind
 from preview.access_verdict import (
     Answer,
@@ -169,17 +169,17 @@ class Probes:
         bare = self._as(judge_bare_refusal, host)
         made_up = f"{secrets.token_hex(16)}.access"
         wrong = secrets.token_hex(32)
-        yield anonymous("unknown service token", judge=bare, headers=_service(made_up, wrong))
+        yield anonymous("unknown service token", judge=bare, headers=service_token(made_up, wrong))
         guest = self._guest
         if not guest.client_id:
             return
-        known = _service(guest.client_id, wrong)
+        known = service_token(guest.client_id, wrong)
         yield anonymous("service token's wrong secret", judge=bare, headers=known)
         yield anonymous(
             "service token",
             judge=partial(judge_guest, live=host.kind is Kind.LIVE),
             path=ATTESTATION,
-            headers=_service(guest.client_id, guest.client_secret),
+            headers=service_token(guest.client_id, guest.client_secret),
         )
 
     def _ports(self, host: Host) -> Iterator[Probe]:
@@ -194,10 +194,6 @@ class Probes:
         port = partial(judge_port, host=name, expected=self._expected)
         yield Probe("https", judged, origin=f"https://{name}", verified=False)
         yield Probe("http", port, origin=f"http://{name}", verified=False)
-
-
-def _service(client_id: str, secret: str) -> Headers:
-    return (("CF-Access-Client-Id", client_id), ("CF-Access-Client-Secret", secret))
 
 
 def _port(origin: str) -> str:

@@ -122,7 +122,7 @@ def judge_guest(answer: Answer, *, live: bool) -> Judgement:
     """
     if answer.status in (302, 401, 403):
         return _degraded(f"the service token is not let in: {answer.status}")
-    if answer.status == 200 and live and _is_attestation(answer.body):  # noqa: PLR2004
+    if answer.status == 200 and live and attestation(answer.body):  # noqa: PLR2004
         return Judgement(Verdict.PROTECTED, "lets the service token in, to a preview: 200")
     if answer.status == 404 or _is_down(answer.status):  # noqa: PLR2004
         reason = f"lets the service token in, and no preview answers: {answer.status}"
@@ -237,12 +237,13 @@ def _degraded(reason: str) -> Judgement:
     return Judgement(Verdict.WRONG_APP, f"DEGRADED: {reason}")
 
 
-def _is_attestation(body: str) -> bool:
+def attestation(body: str) -> dict[str, Any] | None:
+    """Read what a preview says of itself; None is something else, however it is written."""
     try:
         said = json.loads(body)
-    except ValueError:
-        return False
-    return isinstance(said, dict) and said.get("mode") == "preview"
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) and said.get("mode") == "preview" else None
 
 
 def _mark_of_origin(answer: Answer) -> str:

@@ -1,19 +1,18 @@
 """What a preview says of itself, asked from outside through Cloudflare Access."""
 
-import json
+import asyncio
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
-import httpx2
 from pydantic import SecretStr
 
+from preview.access_edge import Edge, Headers, Silence, service_token
+from preview.access_verdict import Answer, attestation
 from shared.guard import StartupPoint
 
-_TIMEOUT = 10.0
-_LARGEST = 64 * 1024
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _SHA = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2})T(\d{2}:\d{2})[:.0-9]*\+00:00", re.ASCII)
@@ -60,14 +59,13 @@ class ServiceToken:
     client_id: SecretStr | None
     client_secret: SecretStr | None
 
-    def headers(self) -> dict[str, str] | None:
+    def headers(self) -> Headers | None:
         """Return what to send, or None where there is no whole token."""
         if not (self.client_id and self.client_secret):
             return None
-        return {
-            "CF-Access-Client-Id": self.client_id.get_secret_value(),
-            "CF-Access-Client-Secret": self.client_secret.get_secret_value(),
-        }
+        return service_token(
+            self.client_id.get_secret_value(), self.client_secret.get_secret_value()
+        )
 
 
 def look(host: str, number: int, head_sha: str, token: ServiceToken) -> Sight:
@@ -75,55 +73,35 @@ def look(host: str, number: int, head_sha: str, token: ServiceToken) -> Sight:
     headers = token.headers()
     if headers is None:
         return Sight(State.UNKNOWN, "there is no service token to ask with")
-    try:
-        status, refuser, body = _ask(f"https://{host}/api/preview", headers)
-    except httpx2.HTTPError as error:
-        return Sight(State.UNKNOWN, f"{host} gives no answer ({type(error).__name__})")
-    if status == HTTPStatus.OK:
-        return _attested(body, number, head_sha)
-    return _unattested(host, status, refuser, body)
+    heard = asyncio.run(Edge().ask("GET", f"https://{host}/api/preview", headers))
+    if isinstance(heard, Silence):  # its reason may quote the preview
+        return Sight(State.UNKNOWN, f"{host}: {heard.trouble}")
+    if heard.status == HTTPStatus.OK:
+        return _attested(heard.body, number, head_sha)
+    return _unattested(host, heard)
 
 
-def _unattested(host: str, status: int, refuser: str, body: str) -> Sight:
+def _unattested(host: str, heard: Answer) -> Sight:
+    status = heard.status
     if status == HTTPStatus.NOT_FOUND:
         return Sight(State.NO_ROUTE)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        return Sight(State.STARTING if _STARTING in body else State.NO_APP)
+        return Sight(State.STARTING if _STARTING in heard.body else State.NO_APP)
     if status in {HTTPStatus.FOUND, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        refuser = "the preview" if heard.values("x-origin-access") else "Access"
         return Sight(State.UNKNOWN, f"{refuser} refuses the service token ({status})")
     return Sight(State.UNKNOWN, f"{host} answers {status}")
 
 
-def _ask(url: str, headers: dict[str, str]) -> tuple[int, str, str]:
-    """Return status, who would refuse with it, and the beginning of the body."""
-    with (
-        httpx2.Client(timeout=_TIMEOUT, headers={"User-Agent": "monolith-preview"}) as client,
-        client.stream("GET", url, headers=headers) as answer,
-    ):
-        body = b""
-        for part in answer.iter_bytes():
-            body += part
-            if len(body) > _LARGEST:
-                break
-        refuser = "the preview" if "x-origin-access" in answer.headers else "Access"
-        return answer.status_code, refuser, body[:_LARGEST].decode(errors="replace")
-
-
 def _attested(body: str, number: int, head_sha: str) -> Sight:
-    try:
-        said = json.loads(body)
-    except ValueError:
-        return Sight(State.STRANGER)
-    if not isinstance(said, dict) or (said.get("mode"), said.get("pr_number")) != (
-        "preview",
-        number,
-    ):
+    said = attestation(body)
+    if said is None or said.get("pr_number") != number:
         return Sight(State.STRANGER)
     runs = _exactly(_SHA, said.get("head_sha"))
     points = {
         point["point"]: point["runs"]
         for point in _objects(said.get("startup_points"))
-        if point.get("point") in set(StartupPoint) and isinstance(point.get("runs"), bool)
+        if point.get("point") in [*StartupPoint] and isinstance(point.get("runs"), bool)
     }
     return Sight(
         State.READY if runs == head_sha else State.ROLLING,

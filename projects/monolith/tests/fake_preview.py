@@ -38,12 +38,15 @@ class FakePreview:
     """
     Answers as `answers` says: a status and a body, for those with the service token.
 
+    If it drips, the body comes letter by letter and never ends.
+
     The number of the pull request is the last part of the address, as in `127.0.0.*`.
     """
 
     def __init__(self) -> None:
         self.answers: tuple[int, Any] = (404, "")
         self.headers: dict[str, str] = {}
+        self.drips = False
         self.asked: list[str] = []
         self.wildcard = ""
 
@@ -75,7 +78,15 @@ class FakePreview:
         await web.TCPSite(runner, f"127.0.0.{NUMBER}", 0, ssl_context=tls).start()
         return runner
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _drip(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while request.transport:
+            await response.write(b"[")
+            await asyncio.sleep(0.01)
+        return response
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path)
         given = {
             "CF_ACCESS_CLIENT_ID": request.headers.get("CF-Access-Client-Id"),
@@ -84,6 +95,8 @@ class FakePreview:
         if given != CLIENT:
             login = "https://team.cloudflareaccess.com/cdn-cgi/access/login/127.0.0.7"
             return web.Response(status=302, headers={"Location": login})
+        if self.drips:
+            return await self._drip(request)
         status, body = self.answers
         text = body if isinstance(body, str) else json.dumps(body)
         return web.Response(status=status, text=text, headers=self.headers)

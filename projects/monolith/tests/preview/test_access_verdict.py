@@ -293,7 +293,11 @@ def test_guest(status, live, body):
     assert (other is Verdict.PROTECTED) is (status in DOWN)
 
 
-@pytest.mark.parametrize("body", ['["preview"]', '{"mode": "production"}', "{", '"preview"'])
+@pytest.mark.parametrize(
+    "body",
+    ['["preview"]', '{"mode": "production"}', "{", '"preview"', "[" * 60_000],
+    ids=["list", "production", "cut off", "text", "deep"],
+)
 def test_attestation(body):
     """
     A page that is no preview's attestation does not pass for one.

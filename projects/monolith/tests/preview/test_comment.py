@@ -204,6 +204,43 @@ class TestState:
 
         assert "failed" in row(told(), "state")
 
+    def test_dripping_answer(self, told, head, app, monkeypatch):
+        """
+        An answer that comes letter by letter keeps the one writer of labels from nobody else.
+        """
+        monkeypatch.setattr("preview.access_edge.TIMEOUT_SECONDS", 1)
+        app.drips = True
+
+        assert "ready" not in row(told(), "state")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "[" * 60_000,
+            '{"mode":' * 20_000,
+            {"mode": "preview", "pr_number": 7, "startup_points": [{"point": [], "runs": True}]},
+        ],
+        ids=["lists", "objects", "odd point"],
+    )
+    def test_answer_that_breaks_readers(self, told, head, app, body):
+        """
+        Code of a pull request cannot end the run that looks at it, whatever it answers.
+        """
+        app.answers = (200, body)
+
+        assert "ready" not in row(told(), "state")
+
+    def test_text_of_a_broken_answer(self, told, head, app):
+        """
+        What a preview answers against all rules is not quoted either.
+        """
+        app.headers = {"Content-Length": "3, evil"}
+        app.answers = (200, attestation(head))
+        state = row(told(), "state")
+
+        assert "no answer" in state
+        assert "evil" not in state
+
 
 class TestComment:
     """One comment, ours, changed only when it says something else."""
