@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from preview.access_hosts import Wildcard
+from preview.errors import AccessCheckError
 from preview.pulls import IMAGE_JOB
 from tests.fake_github import RIGHTS
 
@@ -36,11 +38,11 @@ def zizmor(*paths):
     return subprocess.run(command, capture_output=True, check=False).returncode
 
 
-def run_step(step, directory, code):
+def run_step(step, directory, code=0, wildcard="*.pr.example.com", gh="printf '7\\n9\\n'"):
     """Run the script of the step that checks Access; return what was asked for and its output."""
     bin_ = directory / "bin"
     for name, script in {
-        bin_ / "gh": "printf '7\\n9\\n'",
+        bin_ / "gh": gh,
         directory / ".venv/bin/monolith": f'printf "%s\\n" "$@" > asked; echo "{{}}"; exit {code}',
     }.items():
         name.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def run_step(step, directory, code):
         cwd=directory,
         env={
             "PATH": f"{bin_}:{os.environ['PATH']}",
-            "WILDCARD": "*.pr.example.com",
+            "WILDCARD": wildcard,
             "RUNNER_TEMP": str(directory),
             "GITHUB_OUTPUT": str(directory / "output"),
         },
@@ -132,9 +134,9 @@ class TestPreview:
 
     def test_secrets(self, label):
         """
-        Its secrets are an environment's, which only main's runs get.
+        Its secrets are an environment's, which only main's runs get; no run is a deployment to it.
         """
-        assert label["environment"] == "preview-access"
+        assert label["environment"] == {"name": "preview-access", "deployment": False}
 
     def test_image_job(self):
         """
@@ -158,13 +160,27 @@ class TestPreview:
 
         assert asked == [
             *("preview", "check-access", "--json", "--shut", "--wildcard", "*.pr.example.com"),
-            *("7.pr.example.com", "9.pr.example.com"),
+            *("0.pr.example.com", "7.pr.example.com", "9.pr.example.com"),
         ]
         assert (tmp_path / "access.json").read_text() == "{}\n"
         assert "preview label" in write["run"]
         assert '--access-report "$RUNNER_TEMP/access.json"' in write["run"]
         assert judge["if"] == "always()"
         assert (verdict.returncode == 0) is (code == 0)
+
+    @pytest.mark.parametrize("gh", ["true", "exit 1"], ids=["no preview", "GitHub is down"])
+    @pytest.mark.parametrize("wildcard", ["*.pr.example.com", "pr-*.example.com"])
+    def test_first_check(self, label, tmp_path, wildcard, gh):
+        """
+        Before there is any preview, Access can be proven, whatever previews are called.
+        """
+        with pytest.raises(AccessCheckError):
+            Wildcard.parse("pr-*.example.com").hosts(())
+        asked, _ = run_step(label["steps"][-3], tmp_path, wildcard=wildcard, gh=gh)
+        live = tuple(asked[asked.index(wildcard) + 1 :])
+
+        assert live == (wildcard.replace("*", "0"),)
+        assert Wildcard.parse(wildcard).hosts(live)[0].name == live[0]
 
     def test_no_check(self, label):
         """
