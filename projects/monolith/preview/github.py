@@ -26,9 +26,11 @@ _TRIES = 3
 _PAUSE = 60.0
 """How long GitHub asks to wait where it limits and does not say for how long."""
 _LONGEST_WAIT = 300.0
+_DAY = 86_400.0
 _AGAIN = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 _SAFE_TO_REPEAT = {"GET", "DELETE"}
 _MOVED = "Correct GITHUB_REPOSITORY; the repository has another name now."
+_WHERE = "Correct GITHUB_API_URL."
 _REMEDIES = {
     301: _MOVED,
     308: _MOVED,
@@ -98,12 +100,8 @@ class GitHub:
 
     def pages(self, path: str, key: str | None = None, **query: Any) -> Iterator[Object]:
         """Read a whole list below the repository; `key` names it where it is inside an object."""
-        url: str | None = self._below(path, **query, per_page=_PAGE)
-        while url:
-            answer = self._ask("GET", url)
-            listed = _parsed(answer)
-            yield from listed[key] if key else listed
-            url = answer.links.get("next", {}).get("url")
+        for page in self._pages(path, key, **query):
+            yield from page
 
     def post(self, path: str, body: Object) -> Any:
         """Make one thing below the repository."""
@@ -124,13 +122,33 @@ class GitHub:
         return True
 
     def open_pulls(self) -> list[Object]:
-        """List every open pull request, the lowest number first."""
-        pulls = self.pages("pulls", state="open", sort="created", direction="asc")
-        return sorted(pulls, key=lambda pull: int(pull["number"]))
+        """
+        List every open pull request, the lowest number first.
+
+        One that closes or opens while page follows page moves the others, and one of them out of
+        what is read or into it twice; so several pages are read until they stay the same.
+        """
+        last = None
+        while True:
+            pages = list(self._pages("pulls", state="open", sort="created", direction="asc"))
+            pulls = {int(pull["number"]): pull for page in pages for pull in page}
+            if len(pages) == 1 or pulls.keys() == last:
+                return [pulls[number] for number in sorted(pulls)]
+            last = pulls.keys()
 
     def add_label(self, number: int) -> None:
-        """Put the label `preview` on a pull request; it may be there already."""
-        self.post(f"issues/{number}/labels", {"labels": [LABEL]})
+        """
+        Put the label `preview` on a pull request; it may be there already.
+
+        Raises:
+            GitHubError: it is refused, or the repository's label is spelt otherwise.
+        """
+        path = f"issues/{number}/labels"
+        names = {label["name"] for label in self.post(path, {"labels": [LABEL]})}
+        if LABEL not in names:
+            other = next((name for name in names if name.lower() == LABEL), "")
+            found, remedy = f"its label is {other!r}", f"Rename it to {LABEL!r} on GitHub."
+            raise GitHubError(_request("POST", self._below(path)), found, remedy)
 
     def remove_label(self, number: int) -> bool:
         """
@@ -149,6 +167,26 @@ class GitHub:
     def _below(self, path: str, **query: Any) -> str:
         url = f"{self._url}/repos/{self.repository}/{path}"
         return str(httpx2.URL(url, params=query)) if query else url
+
+    def _pages(self, path: str, key: str | None = None, **query: Any) -> Iterator[list[Object]]:
+        url: str | None = self._below(path, **query, per_page=_PAGE)
+        read: set[str] = set()
+        while url:
+            read.add(url)
+            answer = self._ask("GET", url)
+            yield _listed(answer, key)
+            url = answer.links.get("next", {}).get("url")
+            if url and (url in read or not self._is_ours(url)):
+                found = "it says that the next page is elsewhere, or one that was read"
+                raise GitHubError(_request("GET", str(answer.url)), found, _WHERE)
+
+    def _is_ours(self, url: str) -> bool:
+        """Tell whether the token may go there: to the API's own scheme, host and port alone."""
+        try:
+            asked, ours = httpx2.URL(url), httpx2.URL(self._url)
+        except httpx2.InvalidURL:
+            return False
+        return (asked.scheme, asked.netloc, asked.userinfo) == (ours.scheme, ours.netloc, b"")
 
     def _ask(self, verb: str, url: str, body: Object | None = None) -> httpx2.Response:
         """Ask until GitHub answers for good; what may be repeated is, after silence."""
@@ -199,11 +237,18 @@ def _wait(answer: httpx2.Response) -> float | None:
     headers = answer.headers
     now = _date(answer) or datetime.now(UTC)
     if after := headers.get("retry-after"):
-        return float(after) if after.isdecimal() else _PAUSE
+        return _seconds(after)
     if headers.get("x-ratelimit-remaining") == "0" and "x-ratelimit-reset" in headers:
-        return max(0.0, float(headers["x-ratelimit-reset"]) - now.timestamp()) + 1
+        return _seconds(headers["x-ratelimit-reset"], since=now.timestamp())
     limited = answer.status_code == HTTPStatus.TOO_MANY_REQUESTS
     return _PAUSE if limited or "rate limit" in _message(answer).lower() else None
+
+
+def _seconds(text: str, since: float = 0.0) -> float:
+    """Read for how long, a day at most; what is no number leaves it open."""
+    if not text.isdecimal():
+        return _PAUSE
+    return min(max(0.0, float(text) - since) + (1 if since else 0), _DAY)
 
 
 def _refusal(request: str, answer: httpx2.Response) -> GitHubError:
@@ -221,9 +266,16 @@ def _parsed(answer: httpx2.Response) -> Any:
     try:
         return answer.json()
     except ValueError:
-        found, remedy = "it says something that is not JSON", "Correct GITHUB_API_URL."
         request = _request(answer.request.method, str(answer.url))
-        raise GitHubError(request, found, remedy) from None
+        raise GitHubError(request, "it says something that is not JSON", _WHERE) from None
+
+
+def _listed(answer: httpx2.Response, key: str | None) -> list[Object]:
+    said = _parsed(answer)
+    found = said.get(key) if key and isinstance(said, dict) else said
+    if not isinstance(found, list):
+        raise GitHubError(_request("GET", str(answer.url)), "it says no list", _WHERE)
+    return found
 
 
 def _message(answer: httpx2.Response) -> str:

@@ -274,12 +274,13 @@ class FakeGitHub:
 
     def _add_labels(self, given: "Request") -> web.Response:
         number = given.parts[0]
-        names = given.body["labels"]
+        spelt = {name.lower(): name for name in self.labels}  # as they are here; case is no matter
+        names = [spelt.get(name.lower()) for name in given.body["labels"]]
         if number not in self.pulls:
             return _no(404, "Not Found")
-        if set(names) - self.labels:  # GitHub would make it, for one who may write issues
+        if None in names:  # GitHub would make it, for one who may write issues
             return _no(403, "You do not have permission to create labels on this repository.")
-        for name in names:
+        for name in filter(None, names):
             self.label(number, name, given.login)
         return web.json_response(self.pulls[number]["labels"])
 

@@ -9,7 +9,7 @@ from preview.console import Console
 from preview.errors import GitHubError, RateLimitError
 from preview.github import GitHub
 from preview.label import shut
-from tests.fake_github import BOT, REPOSITORY, RIGHTS, TOKEN
+from tests.fake_github import BOT, REPOSITORY, RIGHTS, TOKEN, FakeGitHub
 
 
 @pytest.fixture
@@ -39,7 +39,72 @@ class TestReading:
         server.largest_page = 3
 
         assert [pull["number"] for pull in ask().open_pulls()] == numbers
-        assert len(server.requests) == 3
+
+    @pytest.mark.parametrize("happens", ["closed", "reopened"])
+    def test_list_that_moves(self, server, ask, happens):
+        """
+        A pull request that comes or goes while page follows page hides none, and doubles none.
+        """
+        for number in range(1, 8):
+            server.open(number)
+            server.pass_time(minutes=1)
+        server.largest_page = 2
+        if happens == "reopened":
+            server.close(1)
+
+        def meanwhile(request):
+            if "page=2" in request.query_string:
+                server.before = lambda _: None
+                (server.close if happens == "closed" else server.reopen)(1)
+
+        server.before = meanwhile
+        found = [pull["number"] for pull in ask().open_pulls()]
+
+        assert found == ([1] if happens == "reopened" else []) + [2, 3, 4, 5, 6, 7]
+
+    @pytest.mark.parametrize(
+        "link",
+        ["{other}/repos/ada/monolith/pulls?page=2", "http://x@{own}/pulls?page=2", "//{at}/pulls",
+         "https://{own}/repos/ada/monolith/pulls?page=2", "/pulls?page=2", "http://["],
+        ids=["host", "user", "no scheme", "scheme", "no host", "no URL"],
+    )  # fmt: skip
+    def test_next_page_elsewhere(self, server, ask, link):
+        """
+        The token is shown to nobody else, whatever a page says where the next one is.
+        """
+        server.open(7)
+        with FakeGitHub().running() as other:
+            at, own = other.url.partition("://")[2], server.url.partition("://")[2]
+            said = f'<{link.format(other=other.url, at=at, own=own)}>; rel="next"'
+            server.limits.append(lambda: web.json_response([], headers={"Link": said}))
+            with pytest.raises(GitHubError, match="next page is elsewhere"):
+                ask().open_pulls()
+
+        assert other.requests == []
+        assert len(ask().open_pulls()) == 1
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_redirect(self, server, ask, status):
+        """
+        No redirect is followed.
+        """
+        with FakeGitHub().running() as other:
+            server.limit(status, "Moved", Location=f"{other.url}/repos/ada/monolith/pulls")
+            with pytest.raises(GitHubError, match=str(status)):
+                ask().open_pulls()
+
+        assert other.requests == []
+        assert len(server.requests) == 1
+
+    def test_pages_in_a_circle(self, server, ask):
+        """
+        Pages that lead back to one that was read are a refusal, not a list without end.
+        """
+        server.before = lambda request: server.limits.append(
+            lambda: web.json_response([], headers={"Link": f'<{request.url}>; rel="next"'})
+        )
+        with pytest.raises(GitHubError, match="next page is elsewhere"):
+            ask().open_pulls()
 
     def test_page_inside_an_object(self, server, ask):
         """
@@ -165,6 +230,24 @@ class TestRefusals:
         with pytest.raises(GitHubError, match="not JSON"):
             ask().open_pulls()
 
+    def test_no_list(self, server, ask):
+        """
+        Another JSON than was asked for is a refusal too.
+        """
+        for said in ({"message": "Welcome"}, 7, None):
+            server.limits.append(lambda said=said: web.json_response(said))
+            with pytest.raises(GitHubError, match=r"no list.*GITHUB_API_URL"):
+                ask().open_pulls()
+
+    def test_label_of_another_case(self, server, ask):
+        """
+        A label that the repository spells otherwise, which GitHub takes for the same, is told.
+        """
+        server.open(7)
+        server.labels = {"Preview"}
+        with pytest.raises(GitHubError, match=r"its label is 'Preview'.*Rename it to 'preview'"):
+            ask().add_label(7)
+
     def test_nobody_listens(self):
         """
         Silence is asked three times where that is harmless, then it is a refusal.
@@ -223,6 +306,33 @@ class TestRate:
         server.limit(403, "rate limit", **headers)
         with pytest.raises(RateLimitError, match=r"within 300 s.*until \d\d:\d\d:\d\d UTC"):
             ask().open_pulls()
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Retry_After": "9" * 30},
+            {"X_RateLimit_Remaining": "0", "X_RateLimit_Reset": "9" * 400},
+        ],
+        ids=["secondary", "primary"],
+    )
+    def test_for_ever(self, server, ask, headers):
+        """
+        A limit beyond any calendar is refused like one of an hour.
+        """
+        server.limit(403, "rate limit", **headers)
+        with pytest.raises(RateLimitError):
+            ask().open_pulls()
+
+    @pytest.mark.parametrize("reset", ["soon", "nan", ""])
+    def test_no_time(self, server, ask, monkeypatch, reset):
+        """
+        A limit that does not say until when is sat out as long as GitHub asks for then.
+        """
+        monkeypatch.setattr("preview.github._PAUSE", 0)
+        server.open(7)
+        server.limit(403, "rate limit", X_RateLimit_Remaining="0", X_RateLimit_Reset=reset)
+
+        assert len(ask().open_pulls()) == 1
 
     def test_too_often(self, server, ask, monkeypatch):
         """
