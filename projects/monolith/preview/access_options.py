@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from preview.options import Command, secret
+from preview.options import API_URL, REPOSITORY, Command, secret
 
 EX_USAGE = 64
 
@@ -33,8 +33,7 @@ def access(command: Command) -> Command:
 
 
 def _text(name: str, variable: str, **more: Any) -> Callable[[Command], Command]:
-    text = f"{more.pop('help')}  [env: {variable}]"
-    return click.option(name, envvar=variable, help=text, **more)
+    return click.option(name, envvar=variable, show_envvar=True, **more)
 
 
 _ACCESS: tuple[Callable[[Command], Command], ...] = (
@@ -71,7 +70,13 @@ _ACCESS: tuple[Callable[[Command], Command], ...] = (
         is_flag=True,
         help="When EXPOSED, take the label off every open pull request; needs GITHUB_TOKEN.",
     ),
-    _text("--repository", "GITHUB_REPOSITORY", metavar="OWNER/NAME", help="For --shut."),
-    _text("--github-url", "GITHUB_API_URL", metavar="URL", help="For --shut."),
+    _text(
+        "--repository",
+        "GITHUB_REPOSITORY",
+        type=REPOSITORY,
+        metavar="OWNER/NAME",
+        help="For --shut.",
+    ),
+    _text("--github-url", "GITHUB_API_URL", type=API_URL, metavar="URL", help="For --shut."),
     secret("GITHUB_TOKEN", required=False),
 )

@@ -16,9 +16,11 @@ METADATA = "metadata"
 
 _MEANINGS = {
     Verdict.PROTECTED: "Access is in front of every name that was asked",
-    Verdict.EXPOSED: "something is reached without Access",
-    Verdict.WRONG_APP: "Access is in front, and not as it should be",
-    Verdict.INCONCLUSIVE: "it was not proven that Access is in front",
+    Verdict.EXPOSED: "something is reached without Access. Take the previews away, with --shut, "
+    "then close what the table names",
+    Verdict.WRONG_APP: "Access is in front, and not as it should be. Correct what the table names",
+    Verdict.INCONCLUSIVE: "it was not proven that Access is in front. "
+    "Correct what the table names, then run it again",
 }
 
 
@@ -101,7 +103,7 @@ class Report:
         console.say(f"{self.verdict}: {_MEANINGS[self.verdict]}")
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return a row for each host, and below it one for each probe that was not as it should."""
+        """Return a row for each host, and below it one for each way in which it was wrong."""
         reports = [(host.host, host.verdict, host.probes) for host in self.hosts]
         if self.control_plane is not None:
             told = worst(found.verdict for found in self.control_plane)
@@ -111,5 +113,16 @@ class Report:
             wrong = [found for found in probes if found.verdict is not Verdict.PROTECTED]
             good = f"{len(probes) - len(wrong)} of {len(probes)} as they should"
             rows.append((name, str(verdict), good))
-            rows += [(f"  {found.probe}", str(found.verdict), found.reason) for found in wrong]
+            rows += [(f"  {names}", *why) for why, names in _alike(wrong).items()]
         return rows
+
+
+def _alike(wrong: list[Found]) -> dict[tuple[str, str], str]:
+    """Name the probes that were wrong in the same way together, the first two of them by name."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for found in wrong:
+        names.setdefault((str(found.verdict), found.reason), []).append(found.probe)
+    return {
+        why: ", ".join(probes[:2]) + (f" and {len(probes) - 2} more" if probes[2:] else "")
+        for why, probes in names.items()
+    }

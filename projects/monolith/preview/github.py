@@ -200,7 +200,8 @@ class GitHub:
                 if tries:
                     continue
                 found = f"it gives no answer ({type(error).__name__})"
-                raise GitHubError(request, found, "Try again.") from error
+                remedy = "Try again where this machine can reach it."
+                raise GitHubError(request, found, remedy) from error
             if answer.is_success:
                 return answer
             if answer.status_code in _AGAIN and tries:

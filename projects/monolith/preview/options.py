@@ -1,5 +1,6 @@
 """Options of commands that talk to other people's systems."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -36,8 +37,35 @@ class _Secret(click.ParamType[SecretStr]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> SecretStr:
-        del param, ctx
-        return value if isinstance(value, SecretStr) else SecretStr(value)
+        """Take what a header can carry; of what it cannot, nothing is shown."""
+        if isinstance(value, SecretStr):
+            return value
+        if not re.fullmatch("[!-~]*", value):
+            self.fail("a blank, a line's end or a letter that no secret has is in it", param, ctx)
+        return SecretStr(value)
+
+
+class _Shaped(click.ParamType[str]):
+    """A text of one shape."""
+
+    name = "text"
+
+    def __init__(self, shape: str, words: str) -> None:
+        self._shape, self._words = shape, words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is, or say which shape it lacks."""
+        if not re.fullmatch(self._shape, value):
+            self.fail(f"{value!r} is not {self._words}", param, ctx)
+        return str(value)
+
+
+REPOSITORY = _Shaped(r"[\w-]+/[\w.-]+", "a repository, as in ada/monolith")
+API_URL = _Shaped(
+    r"(https://[\w.-]+|http://127\.0\.0\.1)(:[0-9]{1,5})?(/[\w./-]*)?",
+    "an address of an API, as in https://api.github.com",
+)
+"""Where the token is shown: never in the clear, but to this machine itself."""
 
 
 class _EnvironmentOption(click.Option):
@@ -73,17 +101,21 @@ def repository(command: Command) -> Command:
         "--repository",
         "name",
         envvar="GITHUB_REPOSITORY",
+        show_envvar=True,
         required=True,
+        type=REPOSITORY,
         metavar="OWNER/NAME",
-        help="The repository.  [env: GITHUB_REPOSITORY]",
+        help="The repository.",
     )
     @click.option(
         "--github-url",
         envvar="GITHUB_API_URL",
         default="https://api.github.com",
         show_default=True,
+        show_envvar=True,
+        type=API_URL,
         metavar="URL",
-        help="GitHub's API.  [env: GITHUB_API_URL]",
+        help="GitHub's API.",
     )
     @secret("GITHUB_TOKEN")
     @wraps(command)

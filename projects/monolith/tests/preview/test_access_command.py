@@ -133,7 +133,21 @@ def test_table(edge):
 
     assert run.exit_code == 2
     assert re.search(r"path /openapi.json +EXPOSED +the origin answers: 404", run.stdout)
-    assert run.stdout.endswith("- EXPOSED: something is reached without Access\n")
+    assert "- EXPOSED: something is reached without Access. Take the previews away, " in run.stdout
+
+
+def test_table_of_many(edge):
+    """
+    Probes that are wrong in the same way are one line, so that the others are seen.
+    """
+    edge.unknown = wrongly.AllBut(TEAM)
+    lines = command(edge, "--wildcard", WILDCARD, LIVE).stdout.splitlines()
+    row = next(line for line in lines if line.startswith("   metadata"))
+
+    assert re.fullmatch(
+        r"   metadata, anonymous and 23 more +INCONCLUSIVE +the name has no address *", row
+    )
+    assert len(lines) < 25
 
 
 def test_progress(edge):
@@ -487,3 +501,17 @@ async def test_no_second_request(endless):
 
     assert isinstance(await Edge(Internet()).ask("GET", f"{url}/hang"), Silence)
     assert asked == ["/hang"]
+
+
+@pytest.mark.parametrize("secret", ["s3cr3t\n", "s3cr3t é"], ids=["line", "letter"])
+@pytest.mark.parametrize("variable", ["CF_ACCESS_CLIENT_SECRET", "CLOUDFLARE_API_TOKEN"])
+def test_secret_that_is_none(edge, secret, variable):
+    """
+    A secret that no request can carry is refused by its variable's name, and is not shown.
+    """
+    run = command(edge, "--wildcard", WILDCARD, **{variable: secret})
+
+    assert run.exit_code == 64
+    assert variable in run.stderr
+    assert "s3cr3t" not in run.output
+    assert edge.requests == []

@@ -721,3 +721,26 @@ def test_wildcard(label, name):
     A name without exactly one place for the number is refused.
     """
     assert "--wildcard" in label.run(f"--wildcard={name}", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GITHUB_TOKEN", "ghs_x\n"),
+        ("GITHUB_REPOSITORY", "monolith"),
+        ("GITHUB_REPOSITORY", "../other/monolith"),
+        ("GITHUB_API_URL", "api.github.com"),
+        ("GITHUB_API_URL", "http://api.github.com"),
+        ("GITHUB_API_URL", "https://ada@api.github.com"),
+        ("GITHUB_API_URL", "https://api.github.com?x"),
+    ],
+)
+def test_environment(server, label, variable, value):
+    """
+    What cannot be GitHub, or would show it the token in the clear, is refused by name, unasked.
+    """
+    result = label.run(code=2, **{variable: value})
+
+    assert variable in result.stderr
+    assert "ghs_x" not in result.output
+    assert server.requests == []
