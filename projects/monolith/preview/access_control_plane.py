@@ -15,6 +15,8 @@ RULES = {"email", "service_token", "group"}
 """What a policy may include; all else lets in people or machines that nobody has named."""
 
 ADDRESSES = {"A", "AAAA", "CNAME"}
+NOWHERE = ("AAAA", "100::")
+"""Where names lead before they are opened, and when the door is shut at once: RFC 6666."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class ControlPlane:
             "its policies let in exactly them": self._people_and_machines,
             "the service tokens last": self._tokens,
             "the edge has a certificate": self._certificate,
-            "DNS leads to the tunnel alone": self._records,
+            "DNS leads to the tunnel, or nowhere": self._records,
             "the team": self._team,
             "service tokens are strict": self._strict,
         }
@@ -166,8 +168,8 @@ class ControlPlane:
         addresses = [record for record in records if record["type"] in ADDRESSES]
         if past := _names(record for record in addresses if record["proxied"] is not True):
             return _exposed(f"past Cloudflare: {past}")
-        if more := _names(record for record in records if not self._to_tunnel(record)):
-            return _wrong_app(f"not the tunnel: {more}")
+        if more := _names(record for record in records if not self._is_ours(record)):
+            return _wrong_app(f"leads elsewhere: {more}")
         if self.wildcard.label == "*" and not records:
             return _degraded(f"DNS has no {self.wildcard}")
         return None
@@ -179,12 +181,13 @@ class ControlPlane:
             return name.endswith(f".{self.wildcard.domain}") and not name.startswith("_")
         return any(self.wildcard.covers(name[at:]) for at in _starts_of_labels(name))
 
-    def _to_tunnel(self, record: Object) -> bool:
+    def _is_ours(self, record: Object) -> bool:
         ours = self.wildcard.covers(record["name"]) or record["name"] == str(self.wildcard)
         if self.wildcard.label == "*":
             ours = record["name"] == str(self.wildcard)
-        tunnel = str(record["content"]).endswith(".cfargotunnel.com")
-        return ours and record["type"] == "CNAME" and tunnel
+        kind, content = record["type"], str(record["content"])
+        tunnel = kind == "CNAME" and content.endswith(".cfargotunnel.com")
+        return ours and (tunnel or (kind, content) == NOWHERE)
 
     async def _team(self) -> Judgement | None:
         found = await self._organization("auth_domain")

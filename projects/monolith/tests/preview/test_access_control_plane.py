@@ -6,11 +6,13 @@ from preview.access_control_plane import Admitted, ControlPlane
 from preview.access_edge import Edge
 from preview.access_hosts import Wildcard
 from preview.access_verdict import Expected, Verdict
+from tests.deploy.manifests import DEPLOY
 from tests.fake_cloudflare_api import ACCOUNT, TOKEN, ZONE, days_from_now
 from tests.fake_edge import LIVE, TEAM, WILDCARD, FakeEdge
 from tests.team import AUD, CLIENT
 
 PUBLIC = {"type": "public"}
+TERRAFORM = (DEPLOY / "cloudflare/dns.tf").read_text()
 
 
 @pytest.fixture
@@ -144,19 +146,19 @@ RED = {
     ),
     "record past Cloudflare": (
         record(type="A", name=LIVE, content="192.0.2.1", proxied=False),
-        "DNS leads to the tunnel alone", "EXPOSED", f"past Cloudflare: A {LIVE}",
+        "DNS leads to the tunnel, or nowhere", "EXPOSED", f"past Cloudflare: A {LIVE}",
     ),
     "record to elsewhere": (
-        record(name=f"a.{LIVE}"), "DNS leads to the tunnel alone", "WRONG_APP",
-        f"not the tunnel: CNAME a.{LIVE}",
+        record(name=f"a.{LIVE}"), "DNS leads to the tunnel, or nowhere", "WRONG_APP",
+        f"leads elsewhere: CNAME a.{LIVE}",
     ),
     "another origin": (
-        change("record", content="elsewhere.example"), "DNS leads to the tunnel alone", "WRONG_APP",
-        f"not the tunnel: CNAME {WILDCARD}",
+        change("record", content="elsewhere.example"), "DNS leads to the tunnel, or nowhere",
+        "WRONG_APP", f"leads elsewhere: CNAME {WILDCARD}",
     ),
     "no record": (
-        change("record", name="www.example.com"), "DNS leads to the tunnel alone", "WRONG_APP",
-        f"no {WILDCARD}",
+        change("record", name="www.example.com"), "DNS leads to the tunnel, or nowhere",
+        "WRONG_APP", f"no {WILDCARD}",
     ),
     "another team": (
         change("organization", auth_domain="other.cloudflareaccess.com"), "the team", "WRONG_APP",
@@ -181,6 +183,24 @@ async def test_red(edge, wrongly, assertion, verdict, reason):
 
     assert found[assertion][0] == verdict
     assert reason in found[assertion][1]
+
+
+async def test_before_it_is_opened(edge):
+    """
+    A name that leads nowhere, as Terraform first makes it, is as it should be; none other is.
+    """
+    assert '"CNAME" : "AAAA"' in TERRAFORM
+    assert '.cfargotunnel.com" : "100::"' in TERRAFORM
+
+    edge.api.record |= {"type": "AAAA", "content": "100::"}
+
+    assert await told(edge) == {}
+
+    for changed, verdict in (({"content": "100::1"}, "WRONG_APP"), ({"proxied": False}, "EXPOSED")):
+        record = edge.api.record | changed
+        edge.api.of("dns_records")[-1] = record
+
+        assert [each[0] for each in (await told(edge)).values()] == [verdict]
 
 
 async def test_pages(edge):
@@ -277,4 +297,4 @@ async def test_prefix(edge):
     apps.pop()
     records.append(edge.api.record | {"name": f"a.{live}"})
 
-    assert set(await told(edge, "pr-*.example.com")) == {"DNS leads to the tunnel alone"}
+    assert set(await told(edge, "pr-*.example.com")) == {"DNS leads to the tunnel, or nowhere"}
