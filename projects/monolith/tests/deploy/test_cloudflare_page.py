@@ -1,3 +1,4 @@
+import os
 import re
 import secrets
 import shutil
@@ -9,10 +10,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from preview.access_check import Question
+from preview.cli import check_access
 from tests.chart.rendering import PREVIEW_VALUES, read
 from tests.deploy.manifests import DEPLOY, manifest
 from tests.deploy.terraform import OUTPUTS, RESOURCES, VARIABLES, parsed, resource, value
+from tests.fake_cloudflare_api import ACCOUNT, ZONE
+from tests.team import AUD, CLIENT
 
 PAGE = (DEPLOY.parents[2] / "docs/cloudflare.md").read_text()
 OPERATIONS = (DEPLOY.parents[2] / "docs/operations.md").read_text()
@@ -98,7 +104,8 @@ class TestTerraform:
         made = list(OUTPUTS["preview_access"]["value"])
 
         assert asked == {
-            "preview_access", "service_token_client_secret", "service_token_expires_at",
+            "preview_access", "service_token_client_id", "service_token_client_secret",
+            "service_token_expires_at",
         } <= set(OUTPUTS)  # fmt: skip
         assert rows == [(name, name) for name in made]
         assert steps == made
@@ -137,6 +144,41 @@ class TestTerraform:
         needed = {PERMISSIONS[name.partition(".")[0]] for name in RESOURCES}
 
         assert sorted(listed) == sorted(needed)
+
+
+CHECKS = [block for block in SHELL if "check-access" in block]
+FILLED = {
+    "ACCESS_AUD": AUD,
+    "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
+    "CLOUDFLARE_ZONE_ID": ZONE,
+    "CF_ACCESS_CLIENT_ID": CLIENT,
+    "CF_ACCESS_CLIENT_SECRET": "s3cr3t",
+    "CLOUDFLARE_API_TOKEN": "api-token",
+    "ACCESS_SERVICE_CLIENTS": CLIENT,
+}
+"""What an operator fills in, or a command does."""
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_check(step):
+    """
+    The printed check is taken as it is: with what the page has set by then, from where it is run.
+    """
+    blocks = CHECKS[: 1 if step == 2 else 2]
+    exported = re.findall(r"\b([A-Z_]{6,})(?:=(\S+)|$)", "\n".join(blocks), re.MULTILINE)
+    (line,) = [line for line in blocks[-1].splitlines() if "check-access" in line]
+    removed, program, *arguments = re.fullmatch(
+        r"(?:env -u (\w+) )?(\S+) preview check-access (--wildcard) '(.+)'", line
+    ).groups()
+    environment = dict.fromkeys(os.environ) | {n: FILLED.get(n, text) for n, text in exported}
+    with CliRunner().isolation(env=environment | {str(removed): None}):
+        asked = Question.of(check_access.make_context("", arguments).params)
+
+    assert (DEPLOY / "cloudflare" / program).resolve() == DEPLOY.parents[2] / ".venv/bin/monolith"
+    assert str(asked.wildcard) == value(resource("dns_record", "previews")["name"])
+    assert asked.expected.audience == AUD
+    assert bool(asked.api_token) is bool(asked.guest.client_id) is (step == 5)
+    assert len(asked.unseen()) == (3 if step == 2 else 1)
 
 
 class Listener(BaseHTTPRequestHandler):
