@@ -1,9 +1,7 @@
 """A GitHub on loopback that keeps the rules of its REST API; what it does not know is a 404."""
 
-import asyncio
 import json
 import re
-import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -12,6 +10,7 @@ from email.utils import format_datetime
 from typing import Any
 
 from aiohttp import web
+from anyio.from_thread import start_blocking_portal
 
 REPOSITORY = "ada/monolith"
 BOT = "github-actions[bot]"
@@ -169,18 +168,8 @@ class FakeGitHub:
     @contextmanager
     def running(self) -> Iterator["FakeGitHub"]:
         """Listen in a thread, for a test whose own thread runs the command."""
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever)
-        thread.start()
-        server = self.serve()
-        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
-        try:
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(self.serve()):
             yield self
-        finally:
-            asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
 
     @web.middleware
     async def _door(self, request: web.Request, handler: Any) -> web.StreamResponse:

@@ -81,3 +81,11 @@ def rows_of(result: Result) -> list[dict[str, Any]]:
     """Return the rows of every table that a run with --json has shown."""
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     return [line for line in lines if line["event"] == "row"]
+
+
+def ready(server: FakeGitHub, *numbers: int, **how: Any) -> None:
+    """Open pull requests whose images exist, a minute apart."""
+    for number in numbers:
+        server.pass_time(minutes=1)
+        server.open(number, **how)
+        server.build(number)

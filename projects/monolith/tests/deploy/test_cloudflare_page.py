@@ -167,11 +167,11 @@ def test_check(step):
     blocks = CHECKS[: 1 if step == 2 else 2]
     exported = re.findall(r"\b([A-Z_]{6,})(?:=(\S+)|$)", "\n".join(blocks), re.MULTILINE)
     (line,) = [line for line in blocks[-1].splitlines() if "check-access" in line]
-    removed, program, *arguments = re.fullmatch(
-        r"(?:env -u (\w+) )?(\S+) preview check-access (--wildcard) '(.+)'", line
-    ).groups()
+    ((removed, program, *arguments),) = re.findall(
+        r"^(?:env -u (\w+) )?(\S+) preview check-access (--wildcard) '(.+)'$", line
+    )
     environment = dict.fromkeys(os.environ) | {n: FILLED.get(n, text) for n, text in exported}
-    with CliRunner().isolation(env=environment | {str(removed): None}):
+    with CliRunner().isolation(env=environment | ({removed: None} if removed else {})):
         asked = Question.of(check_access.make_context("", arguments).params)
 
     assert (DEPLOY / "cloudflare" / program).resolve() == DEPLOY.parents[2] / ".venv/bin/monolith"
