@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import uvicorn
 
+from app.access import EXEMPT
 from tests.app.behind import HEADER, Behind
 from tests.team import EMAIL, Team
 
@@ -144,12 +145,63 @@ async def test_smuggled(door, lines):
     assert door.reached in ([], [None])
 
 
-@pytest.mark.parametrize("path", ["/api/notes", "/healthz/ws", "/ws"])
-async def test_upgrade(door, path):
-    """
-    An upgrade to a WebSocket is refused like any other request.
-    """
-    lines = ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: eA=="]
+UPGRADE = ["Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+UPGRADE += ["Sec-WebSocket-Key: bW9ub2xpdGggcHJvYmUhIQ=="]
 
-    assert await door.send(f"GET {path} HTTP/1.1", "Host: preview", *lines) == [401]
+
+@pytest.mark.parametrize("path", ["/api/notes", "/healthz/ws", "/ws", "/healthz", "/readyz"])
+@pytest.mark.parametrize("then", ["close", "Upgrade"])
+async def test_upgrade(door, path, then):
+    """
+    An upgrade to a WebSocket is refused like any other request; a probe is answered, not upgraded.
+    """
+    statuses = await door.send(f"GET {path} HTTP/1.1", "Host: preview", *UPGRADE, then=then)
+    probe = path in EXEMPT  # the image has no library for WebSockets, so it is a plain GET
+
+    assert statuses == ([200] if probe else [401])
+    assert door.reached == ([None] if probe else [])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["POST /healthz HTTP/1.1", "X-HTTP-Method-Override: GET"],
+        ["HEAD /healthz HTTP/1.1"],
+        ["OPTIONS /healthz HTTP/1.1", "Access-Control-Request-Method: GET"],
+        ["TRACE /healthz HTTP/1.1"],
+        ["CONNECT preview:443 HTTP/1.1"],
+        ["GET /api/notes HTTP/1.1", "X-Original-URL: /healthz", "X-Rewrite-URL: /healthz"],
+        ["GET /api/notes HTTP/1.1", "X-Forwarded-Prefix: /healthz", "X-Forwarded-For: 127.0.0.1"],
+        ["GET /api/notes HTTP/1.0"],
+        ["GET /api/notes HTTP/1.1", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c",
+         "HTTP2-Settings: AAMAAABkAAQAAP__"],
+        ["PRI * HTTP/2.0"],
+        ["GET  /healthz HTTP/1.1"],
+        ["GET /healthz\t HTTP/1.1"],
+        ["get /healthz HTTP/1.1"],
+    ],
+    ids=["override", "HEAD", "preflight", "TRACE", "CONNECT", "rewritten", "forwarded", "1.0",
+         "h2c", "HTTP/2", "two blanks", "tab", "small letters"],
+)  # fmt: skip
+async def test_other_ways(door, lines):
+    """
+    Only a plain GET of a probe's path is a probe, whatever a header calls another request.
+    """
+    statuses = await door.send(*lines, "Host: preview")
+
+    assert 200 not in statuses
+    assert door.reached == []
+    assert await door.send("GET /healthz HTTP/1.1", "Host: preview") == [200]
+
+
+async def test_body_of_a_refused(door, team):
+    """
+    The body of a request that is refused is no request, even with somebody's token in it.
+    """
+    hidden = "GET /api/notes HTTP/1.1\r\nHost: preview\r\n" + f"{HEADER}: {team.token()}\r\n\r\n"
+    request = ["POST /api/notes HTTP/1.1", "Host: preview", f"Content-Length: {len(hidden)}"]
+    after = "GET /api/notes HTTP/1.1\r\nHost: preview\r\nConnection: close\r\n\r\n"
+    statuses = await door.send(*request, body=(hidden + after).encode(), then="keep-alive")
+
+    assert 200 not in statuses
     assert door.reached == []
