@@ -33,7 +33,7 @@ def read(report: Path | None, wildcard: str, now: datetime) -> Proof:
     try:
         said = json.loads(report.read_text())
         verdict = said["verdict"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return Proof(Access.UNPROVEN, f"{report} is no report ({type(error).__name__})")
     if verdict == "EXPOSED":
         return Proof(Access.EXPOSED, "check-access says EXPOSED")

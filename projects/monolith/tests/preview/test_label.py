@@ -357,7 +357,9 @@ class TestAccess:
         assert label.reasons(f"--access-report={path}") == {1: "unproven"}
 
     @pytest.mark.parametrize(
-        "said", ["", "[]", "{}", "null", '{"verdict": "PROTECTED"}', '{"verdict": []}']
+        "said",
+        ["", "[]", "{}", "null", '{"verdict": "PROTECTED"}', '{"verdict": []}', "[" * 99_999],
+        ids=["empty", "list", "object", "null", "no wildcard", "no verdict", "deep"],
     )
     def test_no_report(self, server, label, tmp_path, said):
         """
