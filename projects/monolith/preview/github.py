@@ -196,7 +196,7 @@ class GitHub:
             tries -= 1
             try:
                 answer = self._answer(verb, url, body)
-            except httpx2.TransportError as error:
+            except httpx2.HTTPError as error:
                 if tries:
                     continue
                 found = f"it gives no answer ({type(error).__name__})"

@@ -230,6 +230,18 @@ class TestRefusals:
         with pytest.raises(GitHubError, match="not JSON"):
             ask().open_pulls()
 
+    def test_broken_answer(self, server, ask):
+        """
+        An answer that cannot be unpacked is a refusal, not a crash.
+        """
+        for _ in range(3):
+            headers = {"Content-Encoding": "gzip"}
+            server.limits.append(
+                lambda headers=headers: web.Response(body=b"no gzip", headers=headers)
+            )
+        with pytest.raises(GitHubError, match="no answer"):
+            ask().open_pulls()
+
     def test_no_list(self, server, ask):
         """
         Another JSON than was asked for is a refusal too.
