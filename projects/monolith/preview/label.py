@@ -11,9 +11,9 @@ from rich.table import Table
 from preview import comment, deployment, proof
 from preview.errors import GitHubError, NotTheWriterError
 from preview.github import LABEL, OURS, GitHub, Object
-from preview.pulls import open_pulls
+from preview.pulls import is_home, open_pulls
 from preview.readiness import ServiceToken, look
-from preview.rules import Decision, decide
+from preview.rules import Decision, Reason, decide
 from shared.errors import MonolithError
 
 _PASSES = 3
@@ -85,6 +85,9 @@ class Labeller:
         for number in (each.pull.number for each in decisions if each.change == "add"):
             if not self.troubles:
                 self._try(partial(self.github.add_label, number))
+        for each in decisions:
+            if each.change and each.reason is Reason.FORK:  # the next look at it sees no label
+                self._say(each.pull.number, comment.about(each, self.terms.idle), create=True)
 
     def _tell(self, decisions: list[Decision]) -> None:
         github, terms, shown = self.github, self.terms, {}
@@ -173,7 +176,8 @@ def _closed(github: GitHub) -> Iterator[int]:
     for pull in github.pages("pulls", state="closed", sort="updated", direction="desc"):
         if datetime.fromisoformat(pull["updated_at"]) < begin:
             return
-        yield pull["number"]
+        if is_home(pull):
+            yield pull["number"]
 
 
 def _table(decisions: Iterable[Decision]) -> Table:

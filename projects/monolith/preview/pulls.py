@@ -22,18 +22,26 @@ def open_pulls(github: GitHub) -> list[Pull]:
     return [_read(github, listed) for listed in github.open_pulls()]
 
 
+def is_home(listed: Object) -> bool:
+    """Tell whether its branch is in this repository; that of a fork may be gone."""
+    head, base = listed["head"]["repo"] or {}, listed["base"]["repo"]
+    return bool(head.get("full_name") == base["full_name"])
+
+
 def _read(github: GitHub, listed: Object) -> Pull:
-    number, head, base = listed["number"], listed["head"], listed["base"]
-    events = list(github.pages(f"issues/{number}/events"))
+    """Read one. Strangers make forks, so nothing is asked about one that has no label."""
+    number, labels = listed["number"], frozenset(label["name"] for label in listed["labels"])
+    asks = is_home(listed) or LABEL in labels
+    events = list(github.pages(f"issues/{number}/events")) if asks else []
     asked = [event["created_at"] for event in events if event["event"] in _ASKS]
     pull = Pull(
         number=number,
-        head_sha=head["sha"],
-        home=(head["repo"] or {}).get("full_name") == base["repo"]["full_name"],
-        base=base["ref"],
+        head_sha=listed["head"]["sha"],
+        home=is_home(listed),
+        base=listed["base"]["ref"],
         draft=listed["draft"],
         person=(listed["user"] or {}).get("type") == "User",
-        labels=frozenset(label["name"] for label in listed["labels"]),
+        labels=labels,
         asked_at=max(map(_time, [listed["created_at"], *asked])),
         words=tuple(_word(event) for event in events if _is_word(event)),
     )

@@ -1,3 +1,4 @@
+import re
 from datetime import timedelta
 
 import pytest
@@ -139,6 +140,20 @@ class TestWhoNever:
         label.run()
 
         assert server.previews() == {1}
+
+    def test_many_forks(self, server, label):
+        """
+        Strangers who open and close pull requests use up none of the rate that the writer needs.
+        """
+        ready(server, 1)
+        ready(server, *range(2, 9), repository=FORK)
+        for number in (7, 8):
+            server.close(number)
+        label.run()
+        label.run()
+
+        assert server.previews() == {1}
+        assert [asked for asked in server.requests if re.search(r"/[2-8](/|$)", asked)] == []
 
 
 class TestWishes:
