@@ -1,7 +1,8 @@
 """The GitHub deployment of each preview, so that GitHub shows its button; gone with it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from preview.github import GitHub, Object
 from preview.readiness import Sight, State
@@ -20,12 +21,19 @@ class Shown:
     sight: Sight
 
 
-def follow(github: GitHub, previews: Mapping[int, Shown]) -> None:
+def follow(
+    github: GitHub,
+    previews: Mapping[int, Shown],
+    attempt: Callable[[Callable[[], object]], None],
+) -> None:
     """
     Let the deployments be those of the previews that exist: one a pull request, of its head.
 
     Every other one is told to be inactive and is deleted, also one whose pull request was
     closed while nobody looked.
+
+    Args:
+        attempt: does what it is given, and may go on past what GitHub refuses.
     """
     wanted = {f"{_TASK}{number}": shown for number, shown in previews.items()}
     for made in list(github.pages("deployments", environment=ENVIRONMENT)):
@@ -33,12 +41,16 @@ def follow(github: GitHub, previews: Mapping[int, Shown]) -> None:
             continue
         shown = wanted.get(made["task"])
         if shown is None or made["sha"] != shown.head_sha:
-            _retire(github, made)
+            attempt(partial(_retire, github, made))
         else:
             del wanted[made["task"]]
-            _tell(github, made, shown)
+            attempt(partial(_tell, github, made, shown))
     for task, shown in wanted.items():
-        _tell(github, _make(github, task, shown), shown)
+        attempt(partial(_begin, github, task, shown))
+
+
+def _begin(github: GitHub, task: str, shown: Shown) -> None:
+    _tell(github, _make(github, task, shown), shown)
 
 
 def _make(github: GitHub, task: str, shown: Shown) -> Object:

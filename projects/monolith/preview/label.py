@@ -104,7 +104,7 @@ class Labeller:
             self._say(pull.number, body, create=comment.is_due(decision))
         for number in _closed(github):
             self._say(number, comment.closed(), create=False)
-        self._try(partial(deployment.follow, github, shown))
+        self._try(partial(deployment.follow, github, shown, self._try))
 
     def _say(self, number: int, body: str, *, create: bool) -> None:
         self._try(partial(comment.say, self.github, number, body, create=create))

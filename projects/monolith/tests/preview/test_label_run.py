@@ -80,6 +80,28 @@ class TestRun:
         assert len(server.comments[6]) <= 1
         assert len(server.deployments) == 3
 
+    def test_one_deployment_is_refused(self, server, label):
+        """
+        A deployment that GitHub refuses holds up no other either, nor the end of an old one.
+        """
+        ready(server, 1, 2)
+        label.run()
+        server.close(1)
+        ready(server, 3, 4)
+
+        def refuse_once(request):
+            if request.path.endswith("/statuses") and request.method == "POST":
+                server.before = lambda _: None
+                server.limit(422, "Validation Failed")
+
+        server.before = refuse_once
+        assert "422" in label.run(code=78).output
+        server.before = lambda _: None
+
+        assert {made["task"] for made in server.deployments.values()} >= {
+            "preview-pr-2", "preview-pr-3", "preview-pr-4",
+        }  # fmt: skip
+
     def test_one_is_refused(self, server, label):
         """
         A pull request that GitHub refuses holds up no other, and the run is red.
