@@ -30,10 +30,7 @@ def follow(
     Let the deployments be those of the previews that exist: one a pull request, of its head.
 
     Every other one is told to be inactive and is deleted, also one whose pull request was
-    closed while nobody looked.
-
-    Args:
-        attempt: does what it is given, and may go on past what GitHub refuses.
+    closed while nobody looked. `attempt` does each act, and may go on past what GitHub refuses.
     """
     wanted = {f"{_TASK}{number}": shown for number, shown in previews.items()}
     for made in list(github.pages("deployments", environment=ENVIRONMENT)):

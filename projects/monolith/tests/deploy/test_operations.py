@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from preview.access_verdict import Verdict
 from preview.cli import main
 from preview.rules import KEEP
 from preview.sweep import KINDS
@@ -54,9 +55,25 @@ def test_exit_codes():
     """
     The documented exit codes are those that the command's help names.
     """
-    table = TEXT.partition("\n| exit code | means |")[2].partition("\n\n")[0]
+    table = TEXT.partition("\n| exit code | means |\n")[2].partition("\n\n")[0]
     documented = re.findall(r"^\| (\d+) \|", table, re.MULTILINE)
     text = CliRunner().invoke(main, ["preview", "sweep", "--help"]).output
 
     assert documented == ["0", "1", "78"]
     assert re.findall(r"\b\d+\b", text) == documented
+
+
+def test_verdicts():
+    """
+    Each verdict of check-access is documented with its exit code, and so is every other code.
+    """
+    table = TEXT.partition("| verdict | exit code | means | do |")[2].partition("\n\n")[0]
+    verdicts = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", table, re.MULTILINE))
+    (others,) = re.findall(r"^\| none \| ([\d, ]+) \|", table, re.MULTILINE)
+    text = CliRunner().invoke(main, ["preview", "check-access", "--help"]).output
+    (exits,) = re.findall(r"Exits (.+?)\.\n", text, re.DOTALL)
+
+    assert verdicts == {verdict.name: str(verdict.exit_code) for verdict in Verdict}
+    assert sorted(re.findall(r"\b\d+\b", exits)) == sorted(
+        [*verdicts.values(), *others.split(", ")]
+    )
