@@ -88,7 +88,7 @@ class ControlPlane:
         host = uri.partition("/")[0]
         label, _, domain = host.partition(".")
         if self.wildcard.label == "*":
-            return host == self.wildcard.domain or host.endswith(f".{self.wildcard.domain}")
+            return _is_below(host, self.wildcard.domain)
         return domain == self.wildcard.domain and label != "*" and _meet(label, self.wildcard.label)
 
     async def _audience(self) -> Judgement | None:
@@ -219,6 +219,15 @@ def _uris(app: Object) -> set[str]:
     uris |= set(app.get("self_hosted_domains") or ())
     uris |= {to.get("uri") or "" for to in app.get("destinations") or () if to["type"] == "public"}
     return {uri.removesuffix("/").lower() for uri in uris if uri}
+
+
+def _is_below(host: str, domain: str) -> bool:
+    """Tell whether a host, each label with one * at most, comes first for a name at or below it."""
+    labels, wanted = host.split("."), domain.split(".")
+    last = labels[-len(wanted) :]
+    if len(last) < len(wanted) or not all(map(_meet, last, wanted)):
+        return False
+    return last == wanted or any(label != "*" for label in labels[: -len(wanted)])
 
 
 def _meet(one: str, other: str) -> bool:

@@ -238,6 +238,31 @@ async def test_unreadable(edge, status):
     assert {verdict for verdict, _ in found.values()} == {"INCONCLUSIVE"}
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("7.*.example.com", True),
+        ("7*.pr.example.com", True),
+        ("7.p*.example.com", True),
+        ("a.7.pr.example.com", True),
+        ("pr.example.com/api", True),
+        ("*.example.com", False),
+        ("*.*.example.com", False),
+        ("7.q*.example.com", False),
+        ("7.apr.example.com", False),
+        ("7.pr.example.org", False),
+        ("example.com", False),
+    ],
+)
+async def test_other_patterns(edge, name, overrides):
+    """
+    Another application counts where it comes before ours for some name, wherever its * is.
+    """
+    edge.api.of("access/apps").append({"id": "other", "aud": "c" * 64, "domain": name})
+
+    assert set(await told(edge)) == ({"no other application below it"} if overrides else set())
+
+
 async def test_unknown_shape(edge):
     """
     An API that says something else than it is documented to is INCONCLUSIVE, and no traceback.
