@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.escapes.outside import CLONE_HOST, ELSEWHERE, Outside
-from tests.escapes.registry import NETWORK_POLICY, Chapter, Layer
+from tests.escapes.registry import Chapter, Layer, Outer
 
 past_python = Chapter("Past Python")
 
@@ -20,10 +20,7 @@ int socket(int, int, int);
 int connect(int, const char *, unsigned);
 long sendto(int, const char *, unsigned long, int, const char *, unsigned);
 """
-_NO_SOCKETS = (
-    "the chart: the pod mounts no socket, its file system is its own; "
-    "in a twin production's Postgres asks for a password that no preview has"
-)
+_NOT_HELD = "no audit event tells of C code, and Landlock holds `connect()` by TCP only"
 _DATAGRAMS = "datagrams, Multipath TCP and TCP fast open from C code"
 _MPTCP = 262
 
@@ -94,7 +91,8 @@ def cffi_in_a_thread(out: Outside) -> None:
 
 @past_python.tries(
     Layer.NOTHING,
-    held_by=f"{NETWORK_POLICY}; PR_ENV_SEAL=required refuses such a start",
+    why="a seal holds the thread that makes it; `PR_ENV_SEAL=required` refuses such a start",
+    held_by=Outer.NETWORK_POLICY,
     blind_spot="TCP from C code",
 )
 def cffi_in_a_thread_from_before(out: Outside) -> object:
@@ -150,7 +148,9 @@ def uvloop_stream(out: Outside) -> None:
         runner.run(reach())
 
 
-@past_python.tries(Layer.NOTHING, held_by=NETWORK_POLICY, blind_spot=_DATAGRAMS)
+@past_python.tries(
+    Layer.NOTHING, why=_NOT_HELD, held_by=Outer.NETWORK_POLICY, blind_spot=_DATAGRAMS
+)
 def uvloop_datagram(out: Outside) -> None:
     """A datagram on a loop of uvloop."""
     import uvloop  # noqa: PLC0415
@@ -168,28 +168,39 @@ def uvloop_datagram(out: Outside) -> None:
         runner.run(send())
 
 
-@past_python.tries(Layer.NOTHING, held_by=NETWORK_POLICY, blind_spot=_DATAGRAMS)
+@past_python.tries(
+    Layer.NOTHING, why=_NOT_HELD, held_by=Outer.NETWORK_POLICY, blind_spot=_DATAGRAMS
+)
 def cffi_datagram(out: Outside) -> None:
     """A datagram from C, as a look-up of `secret.attacker.example` by a resolver in C is one."""
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         _check(_c().sendto(sock.fileno(), b"x", 1, 0, *_packed(out)))
 
 
-@past_python.tries(Layer.NOTHING, held_by=NETWORK_POLICY, blind_spot=_DATAGRAMS)
+@past_python.tries(
+    Layer.NOTHING, why=_NOT_HELD, held_by=Outer.NETWORK_POLICY, blind_spot=_DATAGRAMS
+)
 def cffi_fast_open(out: Outside) -> None:
     """TCP fast open from C."""
     with socket.socket() as sock:
         _check(_c().sendto(sock.fileno(), b"x", 1, socket.MSG_FASTOPEN, *_packed(out)))
 
 
-@past_python.tries(Layer.NOTHING, held_by=NETWORK_POLICY, blind_spot=_DATAGRAMS)
+@past_python.tries(
+    Layer.NOTHING, why=_NOT_HELD, held_by=Outer.NETWORK_POLICY, blind_spot=_DATAGRAMS
+)
 def cffi_multipath(out: Outside) -> None:
     """Multipath TCP from C."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, _MPTCP) as sock:
         _check(_c().connect(sock.fileno(), *_packed(out)))
 
 
-@past_python.tries(Layer.NOTHING, held_by=_NO_SOCKETS, blind_spot="Unix sockets from C code")
+@past_python.tries(
+    Layer.NOTHING,
+    why=_NOT_HELD,
+    held_by=Outer.FILE_SYSTEM,
+    blind_spot="Unix sockets from C code",
+)
 def cffi_unix_socket(out: Outside) -> None:
     """A Unix socket from C, such as Docker's."""
     address = struct.pack("=H", socket.AF_UNIX) + out.path.encode() + b"\0"
@@ -197,7 +208,12 @@ def cffi_unix_socket(out: Outside) -> None:
         _check(_c().connect(sock.fileno(), address, len(address)))
 
 
-@past_python.tries(Layer.NOTHING, held_by=_NO_SOCKETS, blind_spot="Unix sockets from C code")
+@past_python.tries(
+    Layer.NOTHING,
+    why=_NOT_HELD,
+    held_by=Outer.FILE_SYSTEM,
+    blind_spot="Unix sockets from C code",
+)
 def libpq_to_productions_directory(out: Outside) -> None:
     """Postgres' own client library, and the socket directory of production's database."""
     import psycopg  # noqa: PLC0415
@@ -207,7 +223,13 @@ def libpq_to_productions_directory(out: Outside) -> None:
         psycopg.connect(host=directory, port=5432, connect_timeout=3)
 
 
-@past_python.tries(Layer.NOTHING, over_tcp=True, held_by=NETWORK_POLICY, blind_spot="TCP to port")
+@past_python.tries(
+    Layer.NOTHING,
+    over_tcp=True,
+    why="Landlock tells ports apart, not hosts",
+    held_by=Outer.NETWORK_POLICY,
+    blind_spot="TCP to port",
+)
 def libpq_at_the_clones_port(out: Outside) -> None:
     """Postgres' own client library, another host, and the port that the clone has."""
     import psycopg  # noqa: PLC0415

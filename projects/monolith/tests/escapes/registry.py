@@ -6,10 +6,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-NETWORK_POLICY = (
-    "the chart: the pod's NetworkPolicy passes the clone's pods and the named addresses only"
-)
-
 
 class Layer(StrEnum):
     """What stops an attempt; the last one says that nothing in the process does."""
@@ -24,6 +20,14 @@ class Layer(StrEnum):
     NOTHING = "not blocked"
 
 
+class Outer(StrEnum):
+    """What holds from outside what nothing in the process stops."""
+
+    NETWORK_POLICY = "the pod's NetworkPolicy"
+    FILE_SYSTEM = "the pod's own file system, and a password that no preview has"
+    ORDER = "the order of the start"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """
@@ -31,7 +35,8 @@ class Attempt:
 
     Args:
         chapter: the heading of the table that it belongs to.
-        held_by: where nothing in the process stops it: what does, outside.
+        why: where nothing in the process stops it: why nothing does.
+        held_by: what holds it all the same, from outside.
         blind_spot: how the attestation's own words for that begin.
     """
 
@@ -39,7 +44,8 @@ class Attempt:
     what: str
     chapter: str
     layer: Layer
-    held_by: str = ""
+    why: str = ""
+    held_by: Outer | None = None
     blind_spot: str = ""
 
 
@@ -106,10 +112,19 @@ class Chapter:
         """Keep an environment that must not lead elsewhere."""
         self._keep(Start(name=name, what=what, chapter=self.title, layer=layer, **more))
 
-    def serve(self, name: str, what: str, *arguments: str, **more: Any) -> None:
+    def serve(self, name: str, what: str, *arguments: str, says: str, **more: Any) -> None:
         """Keep a command that must not serve; the startup gate is in its way."""
-        about = {"name": name, "what": what, "chapter": self.title}
-        self._keep(Serve(arguments=arguments, layer=Layer.GATE, **about, **more))
+        self._keep(
+            Serve(
+                name=name,
+                what=what,
+                chapter=self.title,
+                layer=Layer.GATE,
+                arguments=arguments,
+                says=says,
+                **more,
+            )
+        )
 
     def tries(self, layer: Layer, **more: Any) -> Callable[[Callable[..., Any]], None]:
         """Keep a function that must not get out; its docstring says what it tries."""

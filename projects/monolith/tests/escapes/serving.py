@@ -110,5 +110,5 @@ serving.serve(
     "armed-on-uvloop",
     "A module that arms the tripwire, and uvicorn on uvloop, past which it sees nothing",
     *("-m", "uvicorn", "--factory", "attacker:make_armed", "--loop", "uvloop"),
-    says="the loop is uvloop",
+    says="Application startup failed",
 )

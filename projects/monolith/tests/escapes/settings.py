@@ -14,7 +14,7 @@ from shared.outward import Act, Kind
 from shared.seal import Seal
 from shared.settings import Settings
 from tests.escapes.outside import CLONE_HOST, ELSEWHERE, Outside
-from tests.escapes.registry import NETWORK_POLICY, Chapter, Layer
+from tests.escapes.registry import Chapter, Layer, Outer
 
 flag = Chapter("PR_ENV and its spelling")
 _PRODUCTION = f"postgresql://app:x@{ELSEWHERE}:{{port}}/monolith"
@@ -266,7 +266,8 @@ def found_in_memory(out: Outside) -> None:
 
 @disarming.tries(
     Layer.NOTHING,
-    held_by=NETWORK_POLICY,
+    why="the hook is Python in the process that it watches",
+    held_by=Outer.NETWORK_POLICY,
     blind_spot="code of the pull request that disarms the tripwire",
 )
 def found_in_memory_for_a_datagram(out: Outside) -> None:

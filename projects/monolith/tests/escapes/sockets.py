@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 
 from tests.escapes.outside import Outside
-from tests.escapes.registry import Chapter, Layer
+from tests.escapes.registry import Chapter, Layer, Outer
 
 sockets = Chapter("Python's own sockets")
 
@@ -207,7 +207,8 @@ def asyncpg_of_its_own(out: Outside) -> None:
 
 @sockets.tries(
     Layer.NOTHING,
-    held_by="the image: `monolith serve` opens nothing before it is sealed",
+    why="what is open needs no permission; `monolith serve` opens nothing before it is sealed",
+    held_by=Outer.ORDER,
     blind_spot="file descriptors that were open before",
 )
 def open_before(out: Outside) -> object:
