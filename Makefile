@@ -39,10 +39,11 @@ check: $(SETUP) ## lint, types, import rules, dead values, docs, migrations; cha
 	@if command -v go > /dev/null; then $(MAKE) --no-print-directory actionlint; else echo "skipped actionlint: it needs Go, which is not installed; CI runs it"; fi
 	$(BIN)/python tools/chart_readme.py --check
 	cd projects/monolith && ../../$(BIN)/python -m tests.chart.lifecycle --check
+	cd projects/monolith && ../../$(BIN)/python -m tests.escapes.table --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate --quiet projects/monolith/tests
 	$(BIN)/monolith preview migrations
-	$(BIN)/pytest --quiet projects/monolith/tests/test_architecture.py projects/monolith/tests/test_docs.py projects/monolith/tests/chart/test_values.py
+	$(BIN)/pytest --quiet projects/monolith/tests/test_architecture.py projects/monolith/tests/test_docs.py projects/monolith/tests/test_guarantees.py projects/monolith/tests/chart/test_values.py
 
 actionlint: $(SETUP) ## lint the workflows with actionlint, built from its source; needs Go
 	@test -x .venv/actionlint/$(ACTIONLINT)/actionlint || GOFLAGS= GOBIN=$(CURDIR)/.venv/actionlint/$(ACTIONLINT) go install github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT)
@@ -67,9 +68,10 @@ preview: $(SETUP) ## run a muted preview of this branch on a clone of the data
 down: $(SETUP) ## tear down every local preview
 	@$(BIN)/monolith preview down --all
 
-docs: $(SETUP) ## rewrite what is generated: the chart's README and the life of a preview
+docs: $(SETUP) ## rewrite what is generated: the chart's README, the life of a preview, what was tried
 	$(BIN)/python tools/chart_readme.py
 	cd projects/monolith && ../../$(BIN)/python -m tests.chart.lifecycle
+	cd projects/monolith && ../../$(BIN)/python -m tests.escapes.table
 
 lock: $(SETUP) ## compile requirements/*.lock anew
 	$(BIN)/uv pip compile --system-certs --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/app.lock
