@@ -156,10 +156,10 @@ def born(told: Told) -> Told:
 
 def _let_end(child: int) -> None:
     """Wait for a child, which may be another program by now, and end what it has left."""
-    for _ in range(SECONDS * 100):
+    for _ in range(SECONDS * 500):
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             break
-        time.sleep(0.01)
+        time.sleep(0.002)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -12,6 +12,7 @@ from typing import Any
 
 ELSEWHERE, CLONE_ADDRESS, PRODUCTION_ADDRESS = "127.0.0.9", "127.0.0.7", "127.0.0.8"
 CLONE_HOST = "monolith-pg-pr-7-rw"
+_POLL_SECONDS = 0.01
 _CLONE_HOSTS = {
     CLONE_HOST + end
     for end in ("", ".monolith-pr-7", ".monolith-pr-7.svc", ".monolith-pr-7.svc.cluster.local")
@@ -59,7 +60,7 @@ class Listeners:
 
     def _listen(self) -> None:
         while not self._ends.is_set():
-            if self._waiting.select(timeout=0.05):
+            if self._waiting.select(timeout=_POLL_SECONDS):
                 self._take()
 
     def _take(self) -> None:
@@ -158,7 +159,7 @@ def relay(address: tuple[str, int], path: Path) -> Iterator[None]:
     """Serve at an address what is behind a Unix socket, as a Service does for a pod."""
     ends = threading.Event()
     with socket.create_server(address) as server:
-        server.settimeout(0.05)
+        server.settimeout(_POLL_SECONDS)
         accepting = threading.Thread(target=_accept, args=(server, path, ends))
         accepting.start()
         try:
