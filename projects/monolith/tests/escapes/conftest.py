@@ -72,6 +72,7 @@ class World:
         self.told = {
             "port": listeners.port,
             "socket": str(listeners.path),
+            "resolver": listeners.resolver,
             "home": str(directory),
             "quoted_home": quote(str(directory), safe=""),
             "source": dsn,

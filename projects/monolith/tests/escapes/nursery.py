@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
 from inspect import isgeneratorfunction
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -28,7 +29,7 @@ from shared import tripwire
 from shared.audit import audit_record
 from shared.errors import MonolithError
 from tests.environment import ACCESS
-from tests.escapes.outside import ELSEWHERE, Outside, bell, stand_in_for_dns
+from tests.escapes.outside import ELSEWHERE, Outside, bell, resolve_at, stand_in_for_dns
 from tests.escapes.registry import Act, Attempt, Chapter, Start
 
 CONTROL, PREVIEW, UNSEALED = "control", "preview", "unsealed"
@@ -51,7 +52,10 @@ def attempt(told: Told) -> Iterator[Told]:
     """Do what was told; yield the attestation before an act, and what came of it after."""
     one, way = Chapter.all[told["attempt"]], told["way"]
     assert isinstance(one, Start | Act)
-    stand_in_for_dns(one.names if isinstance(one, Start) else {})
+    if isinstance(one, Act) and one.resolver:
+        resolve_at(told["resolver"], Path(told["home"]))
+    else:
+        stand_in_for_dns(one.names if isinstance(one, Start) else {})
     os.environ.clear()
     os.environ.update({key: value.format_map(told) for key, value in one.variables.items()})
     os.environ.setdefault("DATABASE_WAIT_SECONDS", "0")

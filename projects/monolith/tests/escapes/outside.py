@@ -1,5 +1,6 @@
 """The world outside of a preview, which must not be hit: it counts whoever comes."""
 
+import ctypes
 import selectors
 import socket
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 ELSEWHERE, CLONE_ADDRESS, PRODUCTION_ADDRESS = "127.0.0.9", "127.0.0.7", "127.0.0.8"
 CLONE_HOST = "monolith-pg-pr-7-rw"
 _POLL_SECONDS = 0.01
+_NEW_MOUNTS, _BIND, _PRIVATE = 0x20000, 4096, 0x44000
 _CLONE_HOSTS = {
     CLONE_HOST + end
     for end in ("", ".monolith-pr-7", ".monolith-pr-7.svc", ".monolith-pr-7.svc.cluster.local")
@@ -32,15 +34,23 @@ class Listeners:
         self.port = streams.getsockname()[1]
         datagrams.bind((ELSEWHERE, self.port))
         local.bind(str(self.path))
+        with suppress(PermissionError):  # only root may listen there
+            self._sockets.append(socket.socket(type=socket.SOCK_DGRAM))
+            self._sockets[-1].bind((self.resolver, 53))
         self._waiting = selectors.DefaultSelector()
         for one in self._sockets:
-            if one is not datagrams:
+            if one.type == socket.SOCK_STREAM:
                 one.listen()
             one.setblocking(False)  # noqa: FBT003  the standard library's signature
             self._waiting.register(one, selectors.EVENT_READ)
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
+
+    @property
+    def resolver(self) -> str:
+        """An address of loopback that no other world has."""
+        return f"127.1.{self.port >> 8}.{self.port & 255}"
 
     def came(self) -> int:
         """Count who has come since this was last asked."""
@@ -152,6 +162,27 @@ def _is_address(name: str) -> bool:
         socket.inet_aton(name)
         return True
     return ":" in name
+
+
+def resolve_at(address: str, directory: Path) -> None:
+    """
+    Let this process look names up at an address, in a mount namespace of its own.
+
+    Raises:
+        PermissionError: the system does not let it have one.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    files = {
+        "/etc/resolv.conf": f"nameserver {address}\noptions timeout:1 attempts:1\n",
+        "/etc/nsswitch.conf": "hosts: dns\n",
+    }
+    done = [libc.unshare(_NEW_MOUNTS), libc.mount(None, b"/", None, _PRIVATE, None)]
+    for path, text in files.items():
+        mine = directory / Path(path).name
+        mine.write_text(text)
+        done.append(libc.mount(bytes(mine), path.encode(), None, _BIND, None))
+    if any(done):
+        raise PermissionError(ctypes.get_errno(), "no mount namespace")
 
 
 @contextmanager

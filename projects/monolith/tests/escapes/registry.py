@@ -26,6 +26,7 @@ class Outer(StrEnum):
     NETWORK_POLICY = "the pod's NetworkPolicy"
     FILE_SYSTEM = "the pod's own file system, and a password that no preview has"
     ORDER = "the order of the start"
+    NOTHING = "nothing: the cluster's resolver asks on"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +79,13 @@ class Act(Attempt):
         code: is given an Outside; what is before a `yield` runs before the start.
         variables: what it wants in its environment.
         over_tcp: its clone is reached by TCP, as in a cluster, and not by a socket.
+        resolver: names are looked up for real, by packets to the world outside.
     """
 
     code: Callable[..., Any]
     variables: Mapping[str, str] = field(default_factory=dict)
     over_tcp: bool = False
+    resolver: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

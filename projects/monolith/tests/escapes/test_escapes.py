@@ -43,6 +43,8 @@ async def test_act(world, attempt):
     control, said = await world.tries(attempt, CONTROL)
     if not control and attempt.name == "cffi-multipath":
         pytest.skip(f"this machine has no Multipath TCP: {said['said']}")
+    if attempt.resolver and "mount namespace" in said.get("broken", ""):
+        pytest.skip("only root can look names up at a resolver of a test's own")
     assert control, said
     hits, said = await world.tries(attempt, PREVIEW)
     assert "broken" not in said, said
