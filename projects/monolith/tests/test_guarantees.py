@@ -63,7 +63,7 @@ def test_protection(protection):
 
     assert actor in {name for name, *_ in table(THREATS, "actor", "has", "wants")}
     assert LAYERS[layer] == kind
-    assert layer == "edge" or any(layer in promise[2].split(", ") for promise in PROMISES)
+    assert any(layer in promise[2].split(", ") for promise in PROMISES)
 
 
 def test_layers():

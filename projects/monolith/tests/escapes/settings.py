@@ -148,7 +148,7 @@ def discord_of_a_route(out: Outside) -> None:
     from app.bot import make_bot  # noqa: PLC0415  a preview has not imported it
 
     async def answer() -> None:
-        async with out.database.pool() as pool, make_bot(pool, _api(out)) as bot:
+        async with out.database.pool() as pool, make_bot(pool, _api(out), asyncio.Event()) as bot:
             await bot.start("token")
 
     asyncio.run(answer())
@@ -191,10 +191,11 @@ def job_with_a_pool_of_its_own(out: Outside) -> None:
     import asyncpg  # noqa: PLC0415  past the ban on it
 
     from app.jobs import ships  # noqa: PLC0415  a preview has not imported it
+    from app.jobs.tools import Tools  # noqa: PLC0415
 
     async def work() -> None:
         async with asyncpg.create_pool(out.source, min_size=1) as pool:
-            await ships.drop_old_positions(pool)
+            await ships.drop_old_positions(Tools(pool))
             await pool.execute("INSERT INTO harm DEFAULT VALUES")
 
     asyncio.run(work())
