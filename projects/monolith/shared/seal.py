@@ -46,6 +46,11 @@ class Seal:
     ports: tuple[int, ...] = ()
     reason: str = ""
 
+    @property
+    def scoped(self) -> bool:
+        """Whether signals and abstract Unix sockets are held, too."""
+        return self.landlock is not None and self.landlock >= _FIRST_WITH_SCOPES
+
     def __str__(self) -> str:
         """Return it as the audit line says it."""
         if self.landlock is None:

@@ -109,11 +109,14 @@ class Tripwire:
     def blind_spots(self) -> list[str]:
         """What neither tripwire nor seal can see or hold."""
         ports = " and ".join(map(str, self.seal.ports))
+        tcp = f"TCP to port {ports} of any host" if ports else ""
         if self.seal.landlock is None:
-            return [f"TCP {_PAST_PYTHON}", *_BLIND_SPOTS]
+            tcp = "TCP"
         return [
-            *([f"TCP to port {ports} of any host {_PAST_PYTHON}"] if ports else []),
+            *([f"{tcp} {_PAST_PYTHON}"] if tcp else []),
             *_BLIND_SPOTS,
+            *([] if self.seal.scoped else ["signals to other processes of the same user"]),
+            "code of the pull request that disarms the tripwire",
         ]
 
 
@@ -124,7 +127,6 @@ _BLIND_SPOTS = (
     "a name given to connect() itself: looked up, then refused",
     "file descriptors that were open before",
     "what ran while app/main.py was imported",
-    "code of the pull request that disarms the tripwire",
 )
 
 

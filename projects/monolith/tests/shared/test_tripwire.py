@@ -264,7 +264,7 @@ def test_counted_and_logged_once():
 
 def test_rebinding():
     """
-    Nothing that is assigned to the modules afterwards disarms or widens what is armed.
+    Assigning to the names that arming has read neither disarms nor widens what is armed.
     """
     rebind = """
     import shared.tripwire as tripwire, shared.outward as outward
@@ -600,11 +600,13 @@ def test_allowed(dsn, more, said, ports):
 @pytest.mark.parametrize(
     ("seal", "first", "count"),
     [
-        (Seal(), "TCP from C code, and", 7),
+        (Seal(), "TCP from C code, and", 8),
+        (Seal(5, (443,)), "TCP to port 443 of any host from C code, and", 8),
+        (Seal(6, (443,)), "TCP to port 443 of any host from C code, and", 7),
         (Seal(7, (443, 5432)), "TCP to port 443 and 5432 of any host from C code, and", 7),
         (Seal(7), "datagrams, Multipath TCP and TCP fast open from C code, and", 6),
     ],
-    ids=["unsealed", "ports", "no-tcp"],
+    ids=["unsealed", "without-scopes", "scopes", "ports", "no-tcp"],
 )
 def test_blind_spots(seal, first, count):
     """
@@ -613,4 +615,5 @@ def test_blind_spots(seal, first, count):
     spots = Tripwire(Allowed(), seal).blind_spots
 
     assert spots[0].startswith(first)
+    assert ("signals to other processes of the same user" in spots) is not seal.scoped
     assert (len(spots), spots[-1]) == (count, "code of the pull request that disarms the tripwire")
