@@ -76,6 +76,8 @@ class World:
             "home": str(directory),
             "quoted_home": quote(str(directory), safe=""),
             "source": dsn,
+            "source_directory": str(source.socket_dir),
+            "source_password": source.target().password.get_secret_value(),
             "source_by_tcp": dsn.partition("@")[0] + at_clone,
             "source_by_alias": dsn.partition("@")[0] + by_alias,
             "liar_by_alias": f"postgresql://liar:x{by_alias}",

@@ -175,6 +175,40 @@ _url(
 )
 
 
+@dsn.tries(
+    Layer.DSN,
+    variables={
+        "PGHOST": "{source_directory}",
+        "PGHOSTADDR": ELSEWHERE,
+        "PGPORT": "5432",
+        "PGUSER": "app",
+        "PGPASSWORD": "{source_password}",
+        "PGDATABASE": "monolith",
+        "PGSERVICE": "production",
+        "PGSERVICEFILE": "{home}/services",
+        "PGPASSFILE": "{home}/passwords",
+        "PGSSLMODE": "disable",
+        "PGSSLNEGOTIATION": "postgres",
+        "PGTARGETSESSIONATTRS": "any",
+        "PGOPTIONS": "-c search_path=evil",
+        "PGKRBSRVNAME": "postgres",
+        "PGGSSLIB": "gssapi",
+        "PGAPPNAME": "monolith",
+    },
+)
+def every_pg_variable(out: Outside) -> None:
+    """Every `PG*` variable at once, beside the clone's own DSN."""
+
+    async def harm() -> None:
+        if out.preview:
+            async with out.database.pool() as pool:
+                await pool.execute(HARM)
+        else:
+            await (await asyncpg.connect()).execute(HARM)
+
+    asyncio.run(harm())
+
+
 def _pool(out: Outside) -> Any:
     """Open the app's pool; in the control, one of asyncpg's own to the clone."""
     return out.database.pool() if out.preview else asyncpg.create_pool(out.clone, min_size=1)

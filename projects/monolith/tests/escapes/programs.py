@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import shlex
+import signal
 import subprocess
 from multiprocessing.util import spawnv_passfds
 
@@ -129,3 +130,17 @@ def interpreter(out: Outside) -> None:
     except ImportError:
         import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]  # noqa: PLC0415
     interpreters.run_string(interpreters.create(), out.client[3])
+
+
+@programs.tries(Layer.SEAL, landlock=6, blind_spot="signals to other processes")
+def signal_to_a_neighbour(out: Outside) -> object:
+    """A signal to another process of the same user, such as production's in a twin."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    neighbour = os.fork()
+    if not neighbour:
+        if signal.sigtimedwait([signal.SIGUSR1], 5):
+            out.ring()
+        os._exit(0)
+    yield
+    os.kill(neighbour, signal.SIGUSR1)
+    os.waitpid(neighbour, 0)

@@ -79,12 +79,14 @@ class Act(Attempt):
         code: is given an Outside; what is before a `yield` runs before the start.
         variables: what it wants in its environment.
         over_tcp: its clone is reached by TCP, as in a cluster, and not by a socket.
+        landlock: the first version of it that holds this, where it is the seal that does.
         resolver: names are looked up for real, by packets to the world outside.
     """
 
     code: Callable[..., Any]
     variables: Mapping[str, str] = field(default_factory=dict)
     over_tcp: bool = False
+    landlock: int = 4
     resolver: bool = False
 
 

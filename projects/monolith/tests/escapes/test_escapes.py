@@ -48,7 +48,7 @@ async def test_act(world, attempt):
     assert control, said
     hits, said = await world.tries(attempt, PREVIEW)
     assert "broken" not in said, said
-    sealed = said["attestation"]["seal"]["landlock"] is not None
+    sealed = (said["attestation"]["seal"]["landlock"] or 0) >= attempt.landlock
 
     if attempt.layer is Layer.NOTHING or (attempt.layer is Layer.SEAL and not sealed):
         got_out(attempt, hits, said)
