@@ -52,13 +52,15 @@ _LOUD = {
 }
 
 
-def _start_points(out: Outside, settings: Settings) -> None:
-    """Start every startup point that the settings' guard lets run, and wait for Discord's."""
+def _start_points(out: Outside, settings: Settings, *, rings: bool = True) -> None:
+    """Start what the settings' guard lets run, ring for what has started, wait for Discord's."""
 
     async def start() -> None:
         async with out.database.pool() as pool:
             resources = started_now(settings, out.database, pool, None)
             async with started(resources):
+                if rings and {task.get_name() for task in asyncio.all_tasks()} & set(StartupPoint):
+                    out.ring()
                 await _answer(resources)
 
     asyncio.run(start())
@@ -110,7 +112,7 @@ def settings_read_again(out: Outside) -> None:
 def settings_read_as_production(out: Outside) -> None:
     """Settings that are read a second time, with the flag off and the token put back."""
     os.environ.update(PR_ENV="false", DISCORD_BOT_TOKEN="token")
-    _start_points(out, Settings())
+    _start_points(out, Settings(), rings=False)
 
 
 @unmuting.tries(Layer.TRIPWIRE, variables=_LOUD)
@@ -126,7 +128,7 @@ def guard_overwritten(out: Outside) -> None:
         object.__setattr__(what, name, value)
     settings.guard._decisions.clear()
     settings.guard.lacking.clear()
-    _start_points(out, settings)
+    _start_points(out, settings, rings=False)
 
 
 @unmuting.tries(Layer.SETTINGS, variables=_LOUD)

@@ -69,6 +69,17 @@ async def test_unsealed(world, attempt):
     got_out(attempt, hits, said)
 
 
+@named([one for one in ACTS if one.layer is Layer.TRIPWIRE])
+async def test_tripwire_alone(world, attempt):
+    """
+    What the table says the tripwire stops, it stops and counts without a seal behind it.
+    """
+    hits, said = await world.tries(attempt, UNSEALED)
+
+    assert said["attestation"]["seal"]["landlock"] is None
+    assert (hits, bool(said["refused"])) == (0, True), said
+
+
 @named(SERVES)
 async def test_serve(world, attempt):
     """
