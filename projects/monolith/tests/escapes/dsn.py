@@ -133,6 +133,7 @@ _url(
     f"{_APP}{CLONE_HOST}/monolith",
     PGPORT="{port}",
     names={CLONE_HOST: ELSEWHERE},
+    legal=True,
 )
 _url(
     "service",

@@ -61,12 +61,14 @@ class Start(Attempt):
         variables: may hold what the world tells, such as {port}.
         names: host names beside those of every world, and whose address they have.
         uvloop: the control runs on uvloop, where the trick needs it.
+        legal: the DSN is one that we understand, so that the clone is asked, and does not answer.
         asks: the control asks who answers first, as one does who does not expect a lie.
     """
 
     variables: Mapping[str, str]
     names: Mapping[str, str] = field(default_factory=dict)
     uvloop: bool = False
+    legal: bool = False
     asks: bool = False
 
 
