@@ -21,6 +21,7 @@ from tests.escapes.outside import (
     CLONE_ADDRESS,
     CLONE_HOST,
     ELSEWHERE,
+    NO_NAMESPACE,
     PRODUCTION_ADDRESS,
     Listeners,
     relay,
@@ -92,6 +93,10 @@ class World:
         self.nursery.stdin.write(line + "\n")
         self.nursery.stdin.flush()
         said = json.loads(self.nursery.stdout.readline())
+        broken = said.pop("broken", None)
+        if broken and NO_NAMESPACE in broken:
+            pytest.skip("only root can look names up at a resolver of a test's own")
+        assert not broken, broken
         return self.listeners.came() + await self._harm(), said
 
     async def serves(self, arguments, *, preview):

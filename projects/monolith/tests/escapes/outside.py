@@ -13,6 +13,7 @@ from typing import Any
 
 ELSEWHERE, CLONE_ADDRESS, PRODUCTION_ADDRESS = "127.0.0.9", "127.0.0.7", "127.0.0.8"
 CLONE_HOST = "monolith-pg-pr-7-rw"
+NO_NAMESPACE = "no mount namespace"
 _POLL_SECONDS = 0.01
 _NEW_MOUNTS, _BIND, _PRIVATE = 0x20000, 4096, 0x44000
 _CLONE_HOSTS = {
@@ -182,7 +183,7 @@ def resolve_at(address: str, directory: Path) -> None:
         mine.write_text(text)
         done.append(libc.mount(bytes(mine), path.encode(), None, _BIND, None))
     if any(done):
-        raise PermissionError(ctypes.get_errno(), "no mount namespace")
+        raise PermissionError(ctypes.get_errno(), NO_NAMESPACE)
 
 
 @contextmanager
