@@ -138,7 +138,7 @@ def signal_to_a_neighbour(out: Outside) -> object:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     neighbour = os.fork()
     if not neighbour:
-        if signal.sigtimedwait([signal.SIGUSR1], 5):
+        if signal.sigtimedwait([signal.SIGUSR1], 2):
             out.ring()
         os._exit(0)
     yield
