@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pytest
 
 from app.main import create_app
 from app.resources import Resources
+from preview.process import free_port
 from preview.sinks.discord import FakeDiscord
 from shared.database import Database
 from shared.testing import as_production
@@ -50,13 +50,13 @@ async def pool(database):
 @pytest.fixture
 def monolith():
     """
-    Run `monolith …` to its end, with exactly this environment.
+    Run `monolith …` to its end, with exactly this environment, and a port of its own.
 
     `ended = await monolith("check", PR_ENV="true", DATABASE_URL=dsn)`
     """
 
     async def run(*arguments, **variables):
-        process = await spawn(arguments, variables)
+        process = await spawn(arguments, {"LISTEN_PORT": str(free_port(0))} | variables)
         out, err = await process.communicate()
         log = [json.loads(line) for line in err.decode().splitlines()]
         return Ended(process.returncode, out.decode(), log)
@@ -75,9 +75,7 @@ def served():
 
     @asynccontextmanager
     async def serve(**variables):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port(0)
         process = await spawn(["serve"], {"LISTEN_PORT": str(port), **variables})
         async with httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", trust_env=False

@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.main import _server_config, create_app
+from preview.process import free_port
 from shared.database import Database
 from shared.errors import UnguardedError
 from shared.guard import StartupPoint
@@ -227,7 +228,10 @@ async def test_audit_line_that_cannot_be_written(database, served):
     reader = read(dsn)
     with Path("/dev/full").open("wb") as full:
         process = await asyncio.create_subprocess_exec(
-            *PYTHON, "serve", env={"DATABASE_URL": dsn}, stderr=full
+            *PYTHON,
+            "serve",
+            env={"DATABASE_URL": dsn, "LISTEN_PORT": str(free_port(0))},
+            stderr=full,
         )
         code = await process.wait()
     async with reader.pool() as pool:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest_asyncio
 
 from preview.clone import CLONE_SETTINGS, clone
 from preview.postgres import Engine, rotate_passwords
+from preview.process import free_port
 from tests.escapes.outside import (
     CLONE_ADDRESS,
     CLONE_HOST,
@@ -101,7 +101,7 @@ class World:
 
     async def serves(self, arguments, *, preview):
         """Tell whether what a command starts answers a request, and what it has written."""
-        port = self._free_port()
+        port = free_port(0)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *arguments),
             *(
@@ -134,12 +134,6 @@ class World:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-
-    @staticmethod
-    def _free_port():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
 
     async def _harm(self):
         """Count what was written to production, and take it away."""
