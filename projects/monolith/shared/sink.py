@@ -76,20 +76,20 @@ def _listen() -> tuple[str, "Tripwire"]:
     """
     from shared.outward import outward_act  # noqa: PLC0415  see TYPE_CHECKING
     from shared.seal import Seal  # noqa: PLC0415  see TYPE_CHECKING
-    from shared.tripwire import _ASK, Allowed, Tripwire  # noqa: PLC0415  see TYPE_CHECKING
+    from shared.tripwire import ASK, Allowed, Tripwire  # noqa: PLC0415  see TYPE_CHECKING
 
     stand_in = Tripwire(Allowed(), Seal(reason="a test's sink stands in for the tripwire"))
 
     def hear(event: str, args: tuple[Any, ...]) -> None:
         if not (sinks := _open[::-1]):
             return
-        if event == _ASK:
+        if event == ASK:
             args[0](stand_in)
         elif (act := outward_act(event, args)) and not _is_postgres(act):
             _judge(act, sinks)
 
     sys.addaudithook(hear)
-    return _ASK, stand_in
+    return ASK, stand_in
 
 
 def _judge(act: "Act", sinks: list[Sink]) -> None:

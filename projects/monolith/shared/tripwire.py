@@ -19,7 +19,7 @@ from shared.outward import EVENTS, Act, Kind, address_of, outward_act
 from shared.seal import Seal
 from shared.settings import Settings
 
-__all__ = ["Act", "Allowed", "Tripwire", "arm", "armed", "outward_act"]
+__all__ = ["ASK", "Act", "Allowed", "Tripwire", "arm", "armed", "outward_act"]
 
 QUIET_SECONDS = 5.0
 """How long names are not looked up again after that has not helped."""
@@ -38,7 +38,8 @@ REMEDIES = {
 }
 
 HTTPS = 443
-_ASK = "monolith.tripwire"
+ASK = "monolith.tripwire"
+"""The audit event by which to ask who is armed; its argument takes the answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ _BLIND_SPOTS = (
 def armed() -> Tripwire | None:
     """Ask the hook itself what was armed in this process; None where none answers."""
     answers: list[Tripwire] = []
-    sys.audit(_ASK, answers.append)
+    sys.audit(ASK, answers.append)
     return answers[0] if answers else None
 
 
@@ -156,7 +157,7 @@ def arm(allowed: Allowed, seal: Seal) -> None:
 def _hook(tripwire: Tripwire) -> Callable[[str, tuple[Any, ...]], None]:
     """Make the hook; all it needs is bound here, where no later assignment reaches it."""
     known, count = _Known(tripwire.allowed), _counting(tripwire._refused)  # noqa: SLF001
-    lets, at_once, ask, watched = known.lets, known.acts, _ASK, EVENTS | {_ASK}
+    lets, at_once, ask, watched = known.lets, known.acts, ASK, EVENTS | {ASK}
     read, refusal, remedies = outward_act, OutboundRefusedError, REMEDIES
     said = ", ".join(tripwire.allowed.said)
 
