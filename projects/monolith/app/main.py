@@ -190,6 +190,6 @@ def _server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_config=None,
         loop="asyncio" if settings.pr_env else "auto",  # uvloop is not seen by audit hooks
         server_header=False,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=1,  # then startup points have 3 s, two pools 0.5 each: 5
         workers=1,
     )

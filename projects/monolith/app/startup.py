@@ -30,7 +30,12 @@ if TYPE_CHECKING:  # a preview never imports a muted point
 
 log = structlog.get_logger()
 
-STOP_SECONDS = 4.0
+ASK_SECONDS = 2.5
+"""How long what is asked to stop may go on; a little longer than the scheduler's grace."""
+
+STOP_SECONDS = 3.0
+"""How long a startup point may take to end, all told. They end at once, so it is their sum, too."""
+
 RESTART_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 300.0
 OWN_CONNECTIONS = 2
@@ -62,12 +67,8 @@ async def scheduler_loop(resources: Resources) -> AsyncIterator[None]:
             await scheduler.register()
         except asyncpg.PostgresError as error:
             raise StartupPointError(StartupPoint.SCHEDULER, str(error)) from error
-        async with _kept(StartupPoint.SCHEDULER, scheduler.run, resources) as task:
-            try:
-                yield
-            finally:
-                scheduler.stop()
-                await asyncio.wait([task], timeout=STOP_SECONDS)
+        async with _kept(StartupPoint.SCHEDULER, scheduler.run, resources, scheduler.stop):
+            yield
 
 
 @asynccontextmanager
@@ -102,6 +103,8 @@ async def started(resources: Resources) -> AsyncIterator[None]:
     """
     Decide every startup point, write the decisions down, then start those that run.
 
+    At the end all stop at once, and none waits for another.
+
     Raises:
         AuditError: the decisions could not be written; nothing has started.
         StartupPointError: a startup point could not be started; nothing runs.
@@ -109,11 +112,18 @@ async def started(resources: Resources) -> AsyncIterator[None]:
     guard = resources.settings.guard
     decisions = [guard.decide(point) for point in STARTUP_POINTS]
     write_audit(audit_record(resources.settings, resources.database))
-    async with AsyncExitStack() as points:
+    points: list[AsyncExitStack] = []
+    try:
         for decision in decisions:
             if decision.runs:
-                await points.enter_async_context(STARTUP_POINTS[decision.point](resources))
+                points.append(AsyncExitStack())
+                await points[-1].enter_async_context(STARTUP_POINTS[decision.point](resources))
         yield
+    finally:
+        ends = await asyncio.gather(*(point.aclose() for point in points), return_exceptions=True)
+        for error in filter(None, ends):
+            with suppress(OSError):  # a full log keeps nothing from stopping
+                log.error("startup point did not stop", error=f"{type(error).__name__}: {error}")
 
 
 @asynccontextmanager
@@ -184,9 +194,17 @@ async def _until_one_ends(works: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 @asynccontextmanager
 async def _kept(
-    point: StartupPoint, work: Callable[[], Awaitable[None]], resources: Resources
+    point: StartupPoint,
+    work: Callable[[], Awaitable[None]],
+    resources: Resources,
+    ask: Callable[[], None] | None = None,
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Keep work going until it is done or the block ends; what fails starts again, ever later."""
+    """
+    Keep work going until it is done or the block ends; what fails starts again, ever later.
+
+    Args:
+        ask: asks the work to end by itself; what has not after ASK_SECONDS is cancelled.
+    """
 
     async def keep() -> None:
         pause = RESTART_SECONDS
@@ -205,5 +223,10 @@ async def _kept(
     try:
         yield task
     finally:
+        left = STOP_SECONDS
+        if ask is not None:
+            ask()
+            await asyncio.wait([task], timeout=ASK_SECONDS)
+            left -= ASK_SECONDS
         task.cancel()
-        await asyncio.wait([task], timeout=STOP_SECONDS)
+        await asyncio.wait([task], timeout=left)

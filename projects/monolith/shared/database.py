@@ -4,7 +4,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from shared.settings import Settings
 RETRY_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
 COMMAND_SECONDS = 60.0
+CLOSE_SECONDS = 0.5
 POOL_SIZE = 10
 
 _NO_ANSWER = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -162,13 +163,20 @@ class Database:
         """
         Open a pool, identified connection by connection, and close it at the end.
 
+        Who has not given its connection back by then loses it after CLOSE_SECONDS.
+
         Raises:
             WrongDatabaseError: another database answered.
             UnidentifiedDatabaseError: none answered; it is not waited for.
         """
         await self.check(0)
-        async with asyncpg.create_pool(connect=self.connect, min_size=1, max_size=size) as pool:
+        pool = await asyncpg.create_pool(connect=self.connect, min_size=1, max_size=size)
+        try:
             yield pool
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await pool.close()
 
 
 def _verify_full(ca_file: Path | None, target: Target) -> ssl.SSLContext | None:

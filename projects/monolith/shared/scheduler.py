@@ -18,7 +18,7 @@ BATCH = 20
 CONCURRENCY = 5
 POLL_SECONDS = 1.0
 JITTER = 0.1
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 2.0
 
 _REGISTER = """
 INSERT INTO scheduler.jobs (name, interval) VALUES ($1, $2)

@@ -1,11 +1,13 @@
 import asyncio
 import time
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 
 import pytest
 from structlog.testing import capture_logs
 
 from app import startup
+from app.jobs import Entry
 from app.resources import started_now
 from app.startup import STARTUP_POINTS, started
 from preview.sinks.discord import FakeDiscord
@@ -136,7 +138,7 @@ async def test_connections_of_its_own(made, monkeypatch):
     """
     The scheduler loop claims on two connections of its own, however many requests hold the pool.
     """
-    monkeypatch.setattr(startup, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(startup, "ASK_SECONDS", 0.1)
     async with made() as resources:
         held = [await resources.pool.acquire() for _ in range(resources.pool.get_max_size())]
         backends = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
@@ -172,7 +174,7 @@ async def test_end_of_what_is_stuck(made, monkeypatch):
     """
     A job that does not end in time holds up nobody: it is given back, due at once.
     """
-    monkeypatch.setattr(startup, "STOP_SECONDS", 0.3)
+    monkeypatch.setattr(startup, "ASK_SECONDS", 0.3)
     monkeypatch.setattr("shared.scheduler.GRACE_SECONDS", 60)
     async with made() as resources, resources.database.pool(1) as other:
         async with other.acquire() as connection, connection.transaction():
@@ -249,6 +251,68 @@ async def test_point_that_does_not_let_go(made, monkeypatch):
         await task
 
     assert task.get_name() == "discord bot"
+
+
+async def test_points_stop_at_once(made, monkeypatch):
+    """
+    No point waits for another to stop, so the time that one may take is the time for all; one that
+    fails to stop keeps no other from it, and is logged.
+    """
+    stopping = {point: asyncio.Event() for point in STARTUP_POINTS}
+
+    def until_all_stop(point):
+        @asynccontextmanager
+        async def start(_):
+            yield
+            stopping[point].set()
+            await asyncio.gather(*(event.wait() for event in stopping.values()))
+            raise LookupError(point)
+
+        return start
+
+    for point in stopping:
+        monkeypatch.setitem(STARTUP_POINTS, point, until_all_stop(point))
+    async with made(DISCORD_BOT_TOKEN=TOKEN, DISCORD_API_URL=NOBODY) as resources:
+        with capture_logs() as logged:
+            async with asyncio.timeout(30), started(resources):
+                pass
+
+    failed = [line["error"] for line in logged if line["event"] == "startup point did not stop"]
+    assert sorted(failed) == ["LookupError: discord bot", "LookupError: scheduler loop"]
+
+
+async def test_job_and_bot_that_do_not_let_go(made, discord, monkeypatch):
+    """
+    A job that heeds no cancellation and keeps its connection, and a bot that does not say goodbye,
+    hold up the end of production no longer than a point may take.
+    """
+    monkeypatch.setattr(startup, "STOP_SECONDS", 0.4)
+    monkeypatch.setattr(startup, "ASK_SECONDS", 0.2)
+    let_go, cancelled = asyncio.Event(), []
+
+    async def stuck(who):
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                cancelled.append(who)
+
+    async def work(tools):
+        async with tools.pool.acquire():
+            await stuck("job")
+
+    monkeypatch.setattr("app.jobs.JOBS", (Entry("stuck", timedelta(hours=1), work),))
+    monkeypatch.setattr("app.bot.NotesBot.close", lambda _: stuck("bot"))
+    before = asyncio.all_tasks()
+    async with asyncio.timeout(30):
+        async with made(DISCORD_BOT_TOKEN=TOKEN, DISCORD_API_URL=discord.url) as resources:
+            async with started(resources):
+                await until_says(resources.pool, LEASED, 1)
+                await discord.identified.wait()
+
+    assert "job" in cancelled
+    let_go.set()
+    await asyncio.wait(asyncio.all_tasks() - before, timeout=30)
 
 
 async def test_muted_point_is_not_started_by_hand(made, discord):
