@@ -20,7 +20,7 @@ import structlog
 
 from app.resources import Resources
 from shared.audit import audit_record, write_audit
-from shared.errors import StartupPointError
+from shared.errors import StartupPointError, WorkingTreeError
 from shared.guard import StartupPoint
 from shared.settings import Settings, for_programs
 
@@ -108,6 +108,7 @@ async def started(resources: Resources) -> AsyncIterator[None]:
     Raises:
         AuditError: the decisions could not be written; nothing has started.
         StartupPointError: a startup point could not be started; nothing runs.
+        WorkingTreeError: the same, for want of a directory for temporary files.
     """
     guard = resources.settings.guard
     decisions = [guard.decide(point) for point in STARTUP_POINTS]
@@ -149,7 +150,11 @@ async def _vault(settings: Settings) -> AsyncIterator["WorkingTree | None"]:
         yield None
         return
     remote = Remote.read(settings.vault_git_remote, settings.vault_git_branch)
-    with TemporaryDirectory(prefix="monolith-vault-", ignore_cleanup_errors=True) as directory:
+    try:
+        temporary = TemporaryDirectory(prefix="monolith-vault-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise WorkingTreeError(str(error)) from error
+    with temporary as directory:
         yield WorkingTree(Path(directory), remote, _run_program, for_programs())
 
 

@@ -117,6 +117,20 @@ class StartupPointError(MonolithError):
         return type(self), (self.point, self.reason)
 
 
+class WorkingTreeError(MonolithError):
+    """The vault's working tree has no place, so nothing runs."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            "Cannot make the vault's working tree: expected a directory for temporary files, "
+            f"the system says {reason}. Point TMPDIR at one that can be written, then restart."
+        )
+
+    def __reduce__(self) -> tuple[type["WorkingTreeError"], tuple[str]]:
+        return type(self), (self.reason,)
+
+
 class NeutralizeError(MonolithError):
     """The database may not be neutralised, or still is not; nothing of it was changed."""
 

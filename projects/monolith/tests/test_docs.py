@@ -23,6 +23,7 @@ EXAMPLES = [
     errors.NoAccessError("0.0.0.0", "LISTEN_HOST"),
     errors.ListenError("127.0.0.1", 8000, "Address already in use"),
     errors.StartupPointError(StartupPoint.SCHEDULER, "there is no table"),
+    errors.WorkingTreeError("No space left on device"),
     errors.NeutralizeError("a preview", "PR_ENV says production"),
     errors.MutedError(StartupPoint.DISCORD, "PR_ENV"),
     errors.PollError((("owner/name", "it answers 404"),)),

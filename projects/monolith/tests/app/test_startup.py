@@ -1,6 +1,7 @@
 import asyncio
+import tempfile
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from preview.sinks.github import FakeGitHub
 from preview.sinks.payloads import CHANNEL, TOKEN
 from preview.sinks.vault import Vault
 from shared.database import Database
-from shared.errors import AuditError, StartupPointError
+from shared.errors import AuditError, StartupPointError, WorkingTreeError
 from shared.guard import StartupPoint
 from shared.settings import Settings
 from tests.app.waiting import until
@@ -132,6 +133,23 @@ async def test_no_table(made, database):
 
     assert caught.value.point == "scheduler loop"
     assert caught.value.reason == 'relation "scheduler.jobs" does not exist'
+
+
+@pytest.mark.parametrize("writable", [True, False])
+async def test_no_temporary_directory(made, vault, tmp_path, monkeypatch, writable):
+    """
+    Without a directory for the vault's working tree the scheduler loop is no traceback but a
+    refusal, which names what to do; with one it starts.
+    """
+    trees = tmp_path / "trees"
+    if writable:
+        trees.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(trees))
+    refused = nullcontext() if writable else pytest.raises(WorkingTreeError, match="Point TMPDIR")
+    async with made(VAULT_GIT_REMOTE=vault.remote) as resources:
+        with refused:
+            async with STARTUP_POINTS[StartupPoint.SCHEDULER](resources):
+                assert list(trees.glob("monolith-vault-*"))
 
 
 async def test_connections_of_its_own(made, monkeypatch):
