@@ -207,8 +207,8 @@ async def _kept(
     """
     Keep work going until it is done or the block ends; what fails starts again, ever later.
 
-    Args:
-        ask: asks the work to end by itself; what has not after ASK_SECONDS is cancelled.
+    At the end `ask`, where there is one, asks it to end by itself; what has not
+    after ASK_SECONDS is cancelled.
     """
 
     async def keep() -> None:

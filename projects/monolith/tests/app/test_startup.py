@@ -322,11 +322,10 @@ async def test_job_and_bot_that_do_not_let_go(made, discord, monkeypatch):
     monkeypatch.setattr("app.jobs.JOBS", (Entry("stuck", timedelta(hours=1), work),))
     monkeypatch.setattr("app.bot.NotesBot.close", lambda _: stuck("bot"))
     before = asyncio.all_tasks()
-    async with asyncio.timeout(30):
-        async with made(DISCORD_BOT_TOKEN=TOKEN, DISCORD_API_URL=discord.url) as resources:
-            async with started(resources):
-                await until_says(resources.pool, LEASED, 1)
-                await discord.identified.wait()
+    variables = {"DISCORD_BOT_TOKEN": TOKEN, "DISCORD_API_URL": discord.url}
+    async with asyncio.timeout(30), made(**variables) as resources, started(resources):
+        await until_says(resources.pool, LEASED, 1)
+        await discord.identified.wait()
 
     assert "job" in cancelled
     let_go.set()
