@@ -82,7 +82,7 @@ class NotesBot(discord.AutoShardedClient):
     async def _slash(self, interaction: discord.Interaction, query: str) -> None:
         answer = await self._answer(query)
         try:
-            await interaction.response.send_message(answer, ephemeral=True)
+            await interaction.response.send_message(outbox.shortened(answer), ephemeral=True)
         except discord.HTTPException as error:
             if error.code not in (_UNKNOWN_INTERACTION, _ACKNOWLEDGED):
                 raise

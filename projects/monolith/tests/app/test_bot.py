@@ -64,6 +64,27 @@ async def test_slash_command(production, discord):
     assert (answer["content"], answer["flags"]) == ("No note matches 'tide'.", 64)
 
 
+async def test_long_answer_to_a_slash_command(served, database, discord):
+    """
+    An answer that is longer than Discord takes is cut, to a mention and to /notes alike.
+    """
+    variables = {"DATABASE_URL": await database(), "DISCORD_API_URL": discord.url}
+    async with read(variables["DATABASE_URL"]).pool() as pool:
+        for number in range(5):
+            title = f"tide {number} " + "\N{WATER WAVE}" * 180
+            note = ("tide " + "\N{WATER WAVE}" * 200, title)
+            await pool.execute("INSERT INTO notes.notes (body, title) VALUES ($1, $2)", *note)
+    async with served(**variables, DISCORD_BOT_TOKEN=TOKEN):
+        await discord.identified.wait()
+        await discord.slash("tide")
+        slash = await discord.sent.get()
+        await discord.mention("tide")
+        mention = await discord.sent.get()
+
+    assert slash["content"] == mention["content"]
+    assert (len(slash["content"].encode("utf-16-le")), slash["content"][-1]) == (4000, "…")
+
+
 async def test_what_it_leaves_alone(production, discord):
     """
     What does not mention the bot, or comes from a bot, gets no answer.
