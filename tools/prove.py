@@ -26,7 +26,10 @@ CORE = {
     "shared/dsn.py": "tests/shared/test_dsn.py",
     "shared/guard.py": "tests/shared/test_guard.py",
     "shared/identity.py": "tests/shared/test_identity.py",
+    "shared/outward.py": "tests/shared/test_outward.py",
+    "shared/seal.py": "tests/shared/test_seal.py",
     "shared/settings.py": "tests/shared/test_settings.py",
+    "shared/tripwire.py": "tests/shared/test_tripwire.py",
     "app/startup.py": "tests/app/test_startup.py",
 }
 """Each module of the core, and the tests that must kill every mutant of it."""

@@ -78,7 +78,7 @@ def _separated(value: object) -> object:
 
 
 def _reachable(found: str) -> str:
-    host, _, port = found.rpartition(":")
+    host, port = found.split(":")
     number = re.fullmatch("[0-9]+|0x[0-9a-f]*", host.rpartition(".")[2])
     if int(port) > 65535 or (number and not IPV4.fullmatch(host)):  # noqa: PLR2004  the highest TCP port
         raise ValueError
@@ -361,7 +361,7 @@ def _misspelt() -> list[str]:
 
 def _near_miss(name: str, meant: str) -> bool:
     """Tell whether a name is the one that is meant but for case, dashes, underscores or a typo."""
-    found, meant = (re.sub("[-_]", "", spelt).upper() for spelt in (name, meant))
+    found, meant = (re.sub("[-_]", "", spelt).casefold() for spelt in (name, meant))
     while found and meant and found[0] == meant[0]:
         found, meant = found[1:], meant[1:]
     while found and meant and found[-1] == meant[-1]:

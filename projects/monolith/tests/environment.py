@@ -1,10 +1,11 @@
-"""An environment of its own for a test of the settings, and a log that takes nothing."""
+"""What a test of the guard has for its own: an environment, audit hooks, a log on a full disk."""
 
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import structlog
@@ -52,3 +53,16 @@ def full_log() -> Iterator[None]:
         structlog.reset_defaults()
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+@contextmanager
+def audit_hooks() -> Iterator[None]:
+    """Let what a test arms hear of what the test itself audits only, and let it go at the end."""
+    hooks: list[Callable[[str, tuple[Any, ...]], None]] = []
+
+    def audit(event: str, *args: Any) -> None:
+        for hook in hooks:
+            hook(event, args)
+
+    with patch("sys.addaudithook", hooks.append), patch("sys.audit", audit):
+        yield

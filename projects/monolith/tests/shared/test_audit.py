@@ -1,9 +1,5 @@
 import hashlib
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,8 +8,10 @@ from shared.audit import audit_line, audit_record, write_audit, write_refusal
 from shared.database import Database
 from shared.errors import AuditError, MutedError
 from shared.guard import StartupPoint
+from shared.seal import Seal
 from shared.testing import as_preview, as_production
-from tests.environment import ACCESS, full_log
+from shared.tripwire import Allowed, arm
+from tests.environment import ACCESS, audit_hooks, full_log
 
 CLONE = "postgresql://app:hunter2@monolith-pg-pr-7-rw:5432/monolith"
 
@@ -90,41 +88,23 @@ def test_line(preview):
     )
 
 
-ARMED = """
-import json
-from shared.audit import audit_line, audit_record
-from shared.database import Database
-from shared.seal import Seal
-from shared.settings import Settings
-from shared.tripwire import Allowed, arm, armed
-settings = Settings()
-database = Database.from_settings(settings)
-arm(Allowed.from_settings(settings, database.target), Seal(7, (443, 5432)))
-record = audit_record(settings, database)
-print(json.dumps({"record": record, "line": audit_line(record), "spots": armed().blind_spots}))
-"""
-
-
-def test_record_of_an_armed_preview():
+def test_record_of_an_armed_preview(preview):
     """
     Where the tripwire is armed and the process is sealed, record and line say with which ports.
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", ARMED],
-        env=os.environ
-        | {"PYTHONPATH": str(Path(__file__).parents[2]), "PR_ENV": "true"}
-        | {"DATABASE_URL": CLONE, "EGRESS_ALLOW": "a.example:443"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    said = json.loads(ended.stdout)
+    seal = Seal(7, (443, 5432))
+    with audit_hooks():
+        arm(Allowed((("monolith-pg-pr-7-rw", 5432), ("a.example", 443))), seal)
+        record = audit_record(*preview)
 
-    assert said["record"]["outbound"] == {
+    spots = record["outbound"].pop("blind_spots")
+    assert spots[0].startswith("TCP to port 443 and 5432 of any host ")
+    assert record["outbound"] == {
         "tripwire": {"armed": True, "allowed": ["monolith-pg-pr-7-rw:5432", "a.example:443"]},
         "seal": {"landlock": 7, "ports": [443, 5432], "reason": ""},
         "network_policy": "not visible from inside",
-        "blind_spots": said["spots"],
     }
-    assert ", tripwire armed, sealed (Landlock 7, TCP 443 and 5432 only), sha256:" in said["line"]
+    assert f", tripwire armed, {seal}, dropped GITHUB_TOKEN, sha256:" in audit_line(record)
 
 
 def test_line_with_access():

@@ -406,6 +406,9 @@ def test_half_a_changelog(name):
 
     with environment(**CHANGELOG):
         assert Settings().changelog_channel
+    said = "Set CHANGELOG_CHANNEL and DISCORD_BOT_TOKEN, too."
+    with environment(CHANGELOG_REPOSITORIES="a/b"), pytest.raises(SettingsError, match=said):
+        Settings()
     with environment(DISCORD_BOT_TOKEN="tok"):
         assert Settings().changelog_channel is None
 

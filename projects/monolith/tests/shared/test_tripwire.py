@@ -6,7 +6,6 @@ import re
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from subprocess import run
@@ -22,7 +21,7 @@ from shared.outward import Act, Kind
 from shared.seal import Seal
 from shared.settings import Settings
 from shared.tripwire import Allowed, Tripwire, _Known
-from tests.environment import ACCESS, environment
+from tests.environment import ACCESS, audit_hooks, environment
 
 CLONE, ELSEWHERE = "127.0.0.1", "127.0.0.9"
 TCP = "postgresql://app:x@monolith-pg-pr-7-rw:5432/monolith"
@@ -336,14 +335,11 @@ def found_armed():
 
 
 @pytest.fixture
-def hooked(monkeypatch):
-    """A hook that Python would call, and what it counts; this process has none."""
-    hooks: list[Callable[[str, object], None]] = []
-    monkeypatch.setattr("sys.addaudithook", hooks.append)
-    monkeypatch.setattr("sys.audit", lambda event, *args: [hook(event, args) for hook in hooks])
-    tripwire.arm(Allowed(((CLONE, 9),), ("/s",)), Seal())
-    yield sys.audit
-    hooks.clear()
+def hooked():
+    """What tells a tripwire that was armed in this process; Python itself tells it nothing."""
+    with audit_hooks():
+        tripwire.arm(Allowed(((CLONE, 9),), ("/s",)), Seal())
+        yield sys.audit
     assert tripwire.armed() is None
 
 
