@@ -21,16 +21,16 @@ SOURCE = ROOT / "projects" / "monolith"
 COPIED = ("shared", "app", "preview", "tests", "migrations")
 
 CORE = {
-    "shared/audit.py": "tests/shared/test_audit.py",
-    "shared/database.py": "tests/shared/test_database.py",
-    "shared/dsn.py": "tests/shared/test_dsn.py",
-    "shared/guard.py": "tests/shared/test_guard.py",
-    "shared/identity.py": "tests/shared/test_identity.py",
-    "shared/outward.py": "tests/shared/test_outward.py",
-    "shared/seal.py": "tests/shared/test_seal.py",
-    "shared/settings.py": "tests/shared/test_settings.py",
-    "shared/tripwire.py": "tests/shared/test_tripwire.py",
-    "app/startup.py": "tests/app/test_startup.py",
+    "shared/audit.py": ("tests/shared/test_audit.py",),
+    "shared/database.py": ("tests/shared/test_database.py",),
+    "shared/dsn.py": ("tests/shared/test_dsn.py",),
+    "shared/guard.py": ("tests/shared/test_guard.py",),
+    "shared/identity.py": ("tests/shared/test_identity.py",),
+    "shared/outward.py": ("tests/shared/test_outward.py",),
+    "shared/seal.py": ("tests/shared/test_seal.py",),
+    "shared/settings.py": ("tests/shared/test_settings.py",),
+    "shared/tripwire.py": ("tests/shared/test_tripwire.py", "tests/shared/test_known.py"),
+    "app/startup.py": ("tests/app/test_startup.py",),
 }
 """Each module of the core, and the tests that must kill every mutant of it."""
 
@@ -40,6 +40,7 @@ CONFIG = """
 source_paths = ["shared", "app"]
 only_mutate = {modules}
 also_copy = ["preview", "tests", "migrations"]
+pytest_add_cli_args = ["-m", "not own_process"]
 pytest_add_cli_args_test_selection = {tests}
 
 [tool.pytest.ini_options]
@@ -47,7 +48,8 @@ addopts = ["-p", "no:cacheprovider", "--import-mode=importlib"]
 asyncio_default_fixture_loop_scope = "function"
 pythonpath = ["."]
 asyncio_mode = "auto"
-timeout = 30
+markers = ["own_process"]
+timeout = 20
 """
 
 
@@ -73,7 +75,7 @@ def changed_since(base: str) -> list[str]:
     return [
         module
         for module, tests in CORE.items()
-        if {f"{prefix}/{module}", f"{prefix}/{tests}"} & changed
+        if {f"{prefix}/{path}" for path in (module, *tests)} & changed
     ]
 
 
@@ -86,7 +88,7 @@ def prove(modules: list[str]) -> int:
             shutil.copytree(SOURCE / name, copy / name)
         for module in modules:
             (copy / module).write_text(undecorated((copy / module).read_text()))
-        tests = [CORE[module] for module in modules]
+        tests = [path for module in modules for path in CORE[module]]
         (copy / "pyproject.toml").write_text(CONFIG.format(modules=modules, tests=tests))
         found = asyncio.run(mutate_with_postgres(copy))
         reasons = tomllib.loads((ROOT / "tools" / "survivors.toml").read_text())

@@ -15,6 +15,7 @@ from app.main import create_app
 from app.resources import Resources
 from preview.process import free_port
 from preview.sinks.discord import FakeDiscord
+from preview.sinks.vault import Vault
 from shared.database import Database
 from shared.testing import as_production
 from tests.environment import read
@@ -146,3 +147,11 @@ async def discord():
     """A Discord on loopback that counts who calls."""
     async with FakeDiscord().serve() as fake:
         yield fake
+
+
+@pytest.fixture
+def vault(tmp_path):
+    """An empty bare repository to push to."""
+    remote = Vault(tmp_path / "vault.git")
+    remote.make()
+    return remote

@@ -1,26 +1,31 @@
 import asyncio
+import errno
+import os
 import tempfile
 import time
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from app import startup
-from app.jobs import Entry
+from app.git import Command
+from app.jobs import Entry, changelog
+from app.jobs.tools import Tools
+from app.jobs.vault import push
 from app.resources import started_now
 from app.startup import STARTUP_POINTS, started
-from preview.sinks.discord import FakeDiscord
+from preview.sinks.github import TOKEN as GITHUB_TOKEN
 from preview.sinks.github import FakeGitHub
 from preview.sinks.payloads import CHANNEL, TOKEN
-from preview.sinks.vault import Vault
 from shared.database import Database
 from shared.errors import AuditError, StartupPointError, WorkingTreeError
 from shared.guard import StartupPoint
 from shared.settings import Settings
 from tests.app.waiting import until
-from tests.environment import environment, full_log, read
+from tests.environment import environment, full_log
 from tests.source import until_says
 
 pytestmark = pytest.mark.filterwarnings("ignore:'audioop' is deprecated")  # by discord.py
@@ -28,20 +33,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:'audioop' is deprecated")  # by 
 NOBODY = "http://127.0.0.1:9/api"
 LEASED = "SELECT count(lease_id) FROM scheduler.jobs"
 RAN = "SELECT count(*) FROM scheduler.jobs WHERE last_result = 'ok'"
-HOOK = """#!/bin/sh
-echo $$ > {asleep}.new
-mv {asleep}.new {asleep}
-exec sleep 999
-"""
-TENDED = "SELECT count(*) > 0 FROM notes.notes WHERE title = 'Flood'"
-
-
-@pytest.fixture
-def vault(tmp_path):
-    """An empty bare repository to push to."""
-    remote = Vault(tmp_path / "vault.git")
-    remote.make()
-    return remote
 
 
 @pytest.fixture
@@ -344,92 +335,6 @@ async def test_muted_point_is_not_started_by_hand(made, discord):
     assert discord.requests == []
 
 
-async def test_all_jobs(served, database, vault):
-    """
-    In production all four jobs run by themselves, and each change is told once.
-    """
-    async with FakeGitHub().serve() as github, FakeDiscord().serve() as discord:
-        github.commit("ada/harbour", "Begin")
-        variables = {
-            "DATABASE_URL": await database(),
-            "CHANGELOG_CHANNEL": CHANNEL,
-            "CHANGELOG_REPOSITORIES": "ada/harbour",
-            "DISCORD_API_URL": discord.url,
-            "DISCORD_BOT_TOKEN": TOKEN,
-            "GITHUB_API_URL": github.url,
-            "VAULT_GIT_REMOTE": vault.remote,
-        }
-        async with served(**variables) as (client, process):
-            await client.post("/api/notes", json={"title": "Tides", "body": "[[Ebb]]"})
-            await until(lambda: github.asked)
-            github.commit("ada/harbour", "Mend the quay")
-            for job in ("gardener", "changelog", "vault"):
-                await client.post(f"/api/scheduler/jobs/{job}/run")
-            await until(lambda: discord.posted and len(vault.files()) == 2)
-            jobs = (await client.get("/api/scheduler/jobs")).json()
-        events = [line["event"] for line in process.log]
-
-    assert {job["name"] for job in jobs} == {"changelog", "gardener", "ships", "vault"}
-    assert {job["last_result"] for job in jobs} <= {"ok", None}
-    assert ["Mend the quay" in one.content for one in discord.posted] == [True]
-    assert "job does not run" not in events
-
-
-async def test_jobs_without_settings(served, database):
-    """
-    A job whose setting is missing does not run, and one line at the start says which it lacks.
-    """
-    dsn = await database()
-    async with served(DATABASE_URL=dsn) as (client, process):
-        await until_ran(client)
-    lines = [line for line in process.log if line["event"] == "job does not run"]
-
-    assert {line["job"]: line["lacking"] for line in lines} == {
-        "changelog": "CHANGELOG_REPOSITORIES",
-        "vault": "VAULT_GIT_REMOTE",
-    }
-    async with read(dsn).pool() as pool:
-        names = await pool.fetch("SELECT name FROM scheduler.jobs ORDER BY name")
-    assert [row["name"] for row in names] == ["gardener", "ships"]
-
-
-async def until_ran(client):
-    """Return once every job has run."""
-    while not all(job["runs"] for job in (await client.get("/api/scheduler/jobs")).json()):
-        await asyncio.sleep(0.05)
-
-
-async def test_sigterm_in_a_push(served, database, vault, tmp_path, monkeypatch):
-    """
-    SIGTERM in the middle of a push ends the process, git and its working tree, and the job is due
-    again at once for the next process.
-    """
-    asleep, trees = tmp_path / "asleep", tmp_path / "tmp"
-    trees.mkdir()
-    hook = vault.path / "hooks/pre-receive"
-    hook.write_text(HOOK.format(asleep=asleep))
-    hook.chmod(0o755)
-    variables = {"DATABASE_URL": await database(), "VAULT_GIT_REMOTE": vault.remote}
-    async with read(variables["DATABASE_URL"]).pool() as pool:
-        await pool.execute("INSERT INTO notes.notes (title) VALUES ('Tides')")
-        async with served(**variables, PATH="/usr/bin:/bin", TMPDIR=str(trees)) as (_, process):
-            await until(asleep.exists)
-            there = list(trees.glob("monolith-vault-*"))
-            began = time.monotonic()
-            process.terminate()
-            await process.wait()
-            took = time.monotonic() - began
-        due = await pool.fetchval(
-            "SELECT next_run_at <= now() AND lease_id IS NULL FROM scheduler.jobs"
-            " WHERE name = 'vault'"
-        )
-
-    assert (process.returncode, due, len(there)) == (0, True, 1)
-    assert list(trees.iterdir()) == []
-    assert vault.history() == []
-    assert took < 60
-
-
 async def test_until_one_ends():
     """
     A delivery that dies takes the bot with it, so that both start again, and says why.
@@ -452,38 +357,190 @@ async def test_until_one_ends():
     assert ended.is_set()
 
 
-@pytest.mark.parametrize("preview", [True, False], ids=["preview", "production"])
-async def test_nothing_is_armed(served, clone_7, database, monolith, preview):
+async def test_until_one_ends_for_ever(monkeypatch):
     """
-    In a neutralised preview editing an interval or a note arms nothing, and nothing can be asked
-    for; in production a job is due by its new interval.
+    What does not let go when another ends holds up nobody.
     """
-    dsn = clone_7.dsn().get_secret_value() if preview else await database()
-    variables = {"DATABASE_URL": dsn, "PR_ENV": str(preview)}
-    async with read(dsn, PR_ENV=str(preview)).pool() as pool:
-        await pool.execute(
-            "INSERT INTO scheduler.jobs (name, interval, next_run_at)"
-            " VALUES ('ships', '1 d', now() + interval '1 d'), ('gardener', '1 d', now())"
-        )
-        await pool.execute("INSERT INTO outbox.messages (key, channel, text) VALUES ('a', 1, 'x')")
-        if preview:
-            assert (await monolith("neutralize", **variables)).code == 0
-        async with served(**variables) as (client, _):
-            edited = await client.patch("/api/scheduler/jobs/ships", json={"interval": 3600})
-            note = await client.post("/api/notes", json={"title": "Tides", "body": "[[Ebb]]"})
-            await client.patch(f"/api/notes/{note.json()['id']}", json={"body": "[[Flood]]"})
-            asked = await client.post("/api/scheduler/jobs/gardener/run")
-            while not preview and not await pool.fetchval(TENDED):
-                await asyncio.sleep(0.05)
-        armed = await pool.fetchval(
-            "SELECT count(*) FROM scheduler.jobs WHERE next_run_at < 'infinity'"
-        )
-        ran = await pool.fetchval("SELECT sum(runs) FROM scheduler.jobs")
-        stubs = await pool.fetchval("SELECT count(*) FROM notes.notes")
-        waiting = await pool.fetchval("SELECT count(*) FROM outbox.messages")
+    monkeypatch.setattr(startup, "STOP_SECONDS", 0.2)
+    let_go = asyncio.Event()
 
-    assert (edited.status_code, edited.json()["interval"]) == (200, "PT1H")
-    assert asked.status_code == (409 if preview else 202)
-    assert (armed, ran > 0, stubs > 1, waiting) == (
-        (0, False, False, 0) if preview else (2, True, True, 1)
-    )
+    async def stubborn():
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await let_go.wait()
+
+    async with asyncio.timeout(10):
+        await startup._until_one_ends([stubborn(), asyncio.sleep(0.1)])
+    assert not let_go.is_set()
+    let_go.set()
+
+
+async def test_answer_at_once(made, discord, monkeypatch):
+    """
+    An answer is sent when it is there, and does not wait until the outbox is looked into again.
+    """
+    monkeypatch.setattr("app.outbox.POLL_SECONDS", 60)
+    async with (
+        made(DISCORD_BOT_TOKEN=TOKEN, DISCORD_API_URL=discord.url) as resources,
+        asyncio.timeout(15),
+        STARTUP_POINTS[StartupPoint.DISCORD](resources),
+    ):
+        await discord.identified.wait()
+        await asyncio.sleep(0.5)  # the outbox has been looked into, and was empty
+        await discord.mention("tide")
+        assert (await discord.sent.get())["content"] == "No note matches 'tide'."
+
+
+async def test_feed(made):
+    """
+    The changelog polls the repositories with the token, at the address that the settings name,
+    and tells the channel; without repositories and channel it polls nothing.
+    """
+    async with FakeGitHub().serve() as github:
+        for name in ("ada/harbour", "ada/quay"):
+            github.commit(name, "Begin")
+        variables = {
+            "CHANGELOG_CHANNEL": CHANNEL,
+            "CHANGELOG_REPOSITORIES": "ada/harbour,ada/quay",
+            "DISCORD_BOT_TOKEN": TOKEN,
+            "GITHUB_API_URL": github.url,
+            "GITHUB_TOKEN": GITHUB_TOKEN,
+        }
+        async with made(**variables) as resources, startup._feed(resources.settings) as feed:
+            tools = Tools(resources.pool, feed)
+            await changelog.poll(tools)
+            github.commit("ada/quay", "Mend it")
+            await changelog.poll(tools)
+            told = await resources.pool.fetch("SELECT channel, text FROM outbox.messages")
+    async with made() as resources, startup._feed(resources.settings) as nothing:
+        assert nothing is None
+
+    assert [(row["channel"], "Mend it" in row["text"]) for row in told] == [(int(CHANNEL), True)]
+    assert feed.github.token.get_secret_value() == GITHUB_TOKEN
+
+
+async def test_working_tree(made, vault, tmp_path, monkeypatch):
+    """
+    The vault's branch is pushed to from a directory of its own that is there as long as the point
+    runs; without a remote there is none.
+    """
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(home))
+    variables = {"VAULT_GIT_REMOTE": vault.remote, "VAULT_GIT_BRANCH": "main"}
+    async with made(**variables) as resources:
+        await resources.pool.execute("INSERT INTO notes.notes (title) VALUES ('Tides')")
+        async with startup._vault(resources.settings) as tree:
+            await push(Tools(resources.pool, vault=tree))
+            names = [path.name for path in home.iterdir()]
+        assert list(home.iterdir()) == []
+    async with (
+        made(VAULT_GIT_REMOTE=vault.remote, VAULT_GIT_BRANCH="notes") as resources,
+        startup._vault(resources.settings) as other,
+    ):
+        assert (other.remote.url, other.remote.branch) == (vault.remote, "notes")
+    async with made() as resources, startup._vault(resources.settings) as nothing:
+        assert nothing is None
+
+    assert [name.startswith("monolith-vault-") for name in names] == [True]
+    assert [path.startswith("notes/tides-") for path in vault.files()] == [True]
+
+
+async def test_working_tree_that_stays(made, vault, tmp_path, monkeypatch):
+    """
+    A working tree that cannot be removed fails no end.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with made(VAULT_GIT_REMOTE=vault.remote) as resources:
+        with monkeypatch.context() as busy:
+            async with startup._vault(resources.settings) as tree:
+                busy.setattr(os, "rmdir", refused)
+        assert tree.directory.exists()
+
+
+def refused(*_arguments, **_more):
+    """Remove nothing."""
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+async def run_program(directory, script, seconds=20.0, **environment):
+    """Run a script of the shell as the vault runs git."""
+    arguments = ["/bin/sh", "-c", script]
+    return await startup._run_program(Command(arguments, environment, directory, seconds))
+
+
+@pytest.fixture
+def typed():
+    """Something to read on our own standard input."""
+    kept = os.dup(0)
+    ours, theirs = os.pipe()
+    os.write(theirs, b"typed")
+    os.close(theirs)
+    os.dup2(ours, 0)
+    yield
+    os.dup2(kept, 0)
+    os.close(kept)
+    os.close(ours)
+
+
+async def test_program(tmp_path, typed):
+    """
+    A program gets its directory and its environment, nothing of ours and nothing to read; what it
+    wrote and how it ended come back, whatever bytes it wrote.
+    """
+    script = "pwd; echo $A; env | grep -c PATH=; cat; printf 'o\\377'; printf 'e\\377' >&2; exit 3"
+    ended = await run_program(tmp_path, script, A="tide")
+
+    assert ended.out.splitlines() == [str(tmp_path), "tide", "0", "o\ufffd"]
+    assert (ended.code, ended.err) == (3, "e\ufffd")
+    assert (await run_program(tmp_path, "true")).code == 0
+
+
+@pytest.mark.parametrize("how", ["cancelled", "timeout"])
+async def test_program_that_hangs(tmp_path, how):
+    """
+    A program that does not end in time, or is given up, is ended with all that it has started.
+    """
+    asleep = tmp_path / "asleep"
+    script = f"sh -c 'echo $$ > {asleep}.new; mv {asleep}.new {asleep}; exec sleep 60' & wait"
+    seconds = 1.0 if how == "timeout" else 60.0
+    running = asyncio.create_task(run_program(tmp_path, script, seconds))
+    await until(asleep.exists)
+    if how == "cancelled":
+        running.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait([running])
+        command = Path("/proc", asleep.read_text().strip(), "cmdline")
+        await until(lambda: not command.exists() or "sleep" not in command.read_text())
+
+    assert running.cancelled() or isinstance(running.exception(), TimeoutError)
+    assert running.cancelled() is (how == "cancelled")
+
+
+async def test_program_that_ends_when_given_up(tmp_path):
+    """
+    A program that ends by itself just when it is given up is no error of its own.
+    """
+    ends = tmp_path / "ends"
+    os.mkfifo(ends)
+    running = asyncio.create_task(run_program(tmp_path, f"echo $$ > pid; cat {ends}"))
+    await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    process = Path("/proc", (tmp_path / "pid").read_text().strip())
+    ends.write_text("")
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while ") Z " not in process.joinpath("stat").read_text():
+            time.sleep(0.01)  # noqa: ASYNC251  the loop must not hear of it yet
+    time.sleep(0.2)  # noqa: ASYNC251  long enough for a thread that waits for it
+    running.cancel()
+    await asyncio.wait([running])
+
+    assert running.cancelled()
+
+
+async def test_program_that_cannot_start(tmp_path):
+    """
+    A program that is not there is an error of the system, for whoever wanted it to run.
+    """
+    command = Command(["/nowhere/git"], {}, tmp_path, 20.0)
+    with pytest.raises(FileNotFoundError, match="/nowhere/git"):
+        await startup._run_program(command)

@@ -67,6 +67,7 @@ def came(listener):
     return True
 
 
+@pytest.mark.own_process
 @needs_landlock
 def test_ports(listeners):
     """
@@ -94,6 +95,7 @@ said["child"] = ended.stderr.splitlines()[-1]
     assert said["child"].startswith("PermissionError")
 
 
+@pytest.mark.own_process
 @needs_landlock
 def test_from_c(listeners):
     """
@@ -115,6 +117,7 @@ said["result"], said["errno"] = connect(sock.fileno(), address, 16), ctypes.get_
     assert (said["result"], said["errno"], came(one)) == (-1, 13, False)
 
 
+@pytest.mark.own_process
 @needs_landlock
 def test_irrevocable(listeners):
     """
@@ -135,6 +138,7 @@ attempt("second", lambda: reach(ports[1]))
     assert (said["both"], said["second"]) == ("done", "EACCES")
 
 
+@pytest.mark.own_process
 @needs_landlock
 def test_scopes():
     """
@@ -163,6 +167,7 @@ said["scoped"] = version >= 6
     assert (said["abstract"], said["signal"]) == (held, held)
 
 
+@pytest.mark.own_process
 @needs_landlock
 def test_listening():
     """
@@ -181,6 +186,7 @@ attempt("pair", lambda: ours.sendall(b"x"))
     assert said == {"listen": "done", "pair": "done"}
 
 
+@pytest.mark.own_process
 def test_threads():
     """
     Where a second thread runs nothing is sealed, and the reason says so; required, it is refused.

@@ -20,7 +20,7 @@ from shared.errors import OutboundRefusedError, UnguardedError
 from shared.outward import Act, Kind
 from shared.seal import Seal
 from shared.settings import Settings
-from shared.tripwire import Allowed, Tripwire, _Known
+from shared.tripwire import Allowed, Tripwire
 from tests.environment import ACCESS, audit_hooks, environment
 
 CLONE, ELSEWHERE = "127.0.0.1", "127.0.0.9"
@@ -161,6 +161,7 @@ def allowing(*hosts, sockets=()):
     return {"hosts": hosts, "sockets": sockets}
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("what", WAYS.values(), ids=WAYS.keys())
 def test_way_out(listener, what):
     """
@@ -176,6 +177,7 @@ def test_way_out(listener, what):
     assert armed["said"] == "refused" or "interpreter creation failed" in armed["said"]
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize(
     "allowed",
     [CLONE, "localhost"],
@@ -197,6 +199,7 @@ def test_clone(listener, allowed):
     assert port["counted"] == {f"reach {CLONE}:{other.port}": 1}
 
 
+@pytest.mark.own_process
 def test_name(listener):
     """
     No other name is looked up; one that is allowed is.
@@ -215,6 +218,7 @@ def test_name(listener):
     assert (let["said"], let["counted"]) == ("done", {})
 
 
+@pytest.mark.own_process
 def test_unix_socket(state_dir):
     """
     The clone's Unix socket is reached; another is not, Docker's least of all.
@@ -241,6 +245,7 @@ def test_unix_socket(state_dir):
     assert said == ["done", "refused", "refused"]
 
 
+@pytest.mark.own_process
 def test_counted_and_logged_once():
     """
     A refusal is counted each time and logged the first time, and neither grows without an end.
@@ -261,6 +266,7 @@ def test_counted_and_logged_once():
     assert ended["log"][0]["act"] == f"reach {ELSEWHERE}:1"
 
 
+@pytest.mark.own_process
 def test_rebinding():
     """
     Assigning to the names that arming has read neither disarms nor widens what is armed.
@@ -279,6 +285,7 @@ def test_rebinding():
     assert ended["said"] == "refused"
 
 
+@pytest.mark.own_process
 def test_arming_again():
     """
     Arming a second time allows nothing that the first did not.
@@ -289,6 +296,7 @@ def test_arming_again():
     assert (ended["said"], ended["counted"]) == ("refused", {f"reach {ELSEWHERE}:9": 1})
 
 
+@pytest.mark.own_process
 def test_hook_that_keeps_it_out():
     """
     Where another hook keeps the tripwire from being armed, nobody is told that it is.
@@ -437,124 +445,6 @@ def test_remedy(kind, named):
 
     assert ("EGRESS_ALLOW" in remedy and "preview.egressAllow" in remedy) is named
     assert "production" in remedy
-
-
-@pytest.fixture
-def known(monkeypatch):
-    """What is known of clone:5432, team:443 and 1.2.3.4:443, and how names resolve just now."""
-
-    class Resolving:
-        now, asked = 0.0, 0
-        answers = {"clone": ["10.0.0.1"], "team": ["::ffff:10.9.9.9", "fd00::1"]}  # noqa: RUF012
-
-        def resolve(self, name, port, *, type):  # noqa: A002  as socket has it
-            assert (type, port) == (socket.SOCK_STREAM, 5432 if name == "clone" else 443)
-            self.asked += 1
-            if name not in self.answers:
-                raise socket.gaierror
-            return [(0, 0, 0, "", (address, port)) for address in self.answers[name]]
-
-    faked = Resolving()
-    monkeypatch.setattr("_socket.getaddrinfo", faked.resolve)
-    monkeypatch.setattr("time.monotonic", lambda: faked.now)
-    hosts = (("clone", 5432), ("team", 443), ("1.2.3.4", 443))
-    return _Known(Allowed(hosts, ("/s",))), faked
-
-
-def reach(host, port):
-    """Reach a host at a port."""
-    return Act(Kind.REACH, host, port)
-
-
-def test_known_at_once(known):
-    """
-    Names and addresses of the allow-list are known before anything was looked up, and at one port.
-    """
-    known, faked = known
-    at_once = {reach("clone", 5432), reach("team", 443), reach("1.2.3.4", 443)}
-    at_once |= {Act(Kind.LOOK_UP, name) for name in ("clone", "team", "1.2.3.4")}
-
-    assert known.acts == at_once | {Act(Kind.REACH, "/s")}
-    assert known.lets(reach("CLONE.", 5432))
-    assert known.lets(reach("::ffff:1.2.3.4", 443))
-    assert not known.lets(reach("clone", 443))
-    assert not known.lets(reach("other", 5432))
-    assert not known.lets(Act(Kind.REACH, "/S"))
-    assert not known.lets(Act(Kind.LOOK_UP, "CLONE"))
-    assert not known.lets(Act(Kind.RUN, "/s"))
-    assert faked.asked == 0
-
-
-def test_address_that_a_name_has(known):
-    """
-    An address is looked up among the allowed names of its port, once, and known from then on.
-    """
-    known, faked = known
-
-    assert known.lets(reach("10.0.0.1", 5432))
-    assert reach("10.0.0.1", 5432) in known.acts
-    assert known.lets(reach("fd00:0::1", 443))
-    assert known.lets(reach("10.9.9.9", 443))
-    assert not known.lets(reach("10.0.0.1", 80))
-    assert faked.asked == 2
-    assert not known.lets(reach("10.0.0.1", 443))
-
-
-def test_address_that_changes(known):
-    """
-    A new address of the clone is followed, at once, and its old one is forgotten.
-    """
-    known, faked = known
-    assert known.lets(reach("10.0.0.1", 5432))
-    faked.answers["clone"] = ["10.0.0.2"]
-
-    assert known.lets(reach("10.0.0.2", 5432))
-    assert reach("10.0.0.1", 5432) not in known.acts
-    assert reach("clone", 5432) in known.acts
-
-
-def test_literal_is_never_forgotten(known):
-    """
-    An address of the allow-list itself stays known when a name no longer has it.
-    """
-    known, faked = known
-    faked.answers["team"] = ["1.2.3.4", "10.9.9.9"]
-    assert known.lets(reach("10.9.9.9", 443))
-    faked.answers["team"] = ["10.9.9.8"]
-
-    assert known.lets(reach("10.9.9.8", 443))
-    assert reach("1.2.3.4", 443) in known.acts
-    assert reach("10.9.9.9", 443) not in known.acts
-
-
-def test_look_ups_are_few(known):
-    """
-    Who asks for one wrong address after another causes one look-up in five seconds.
-    """
-    known, faked = known
-    for last in range(1, 200):
-        assert not known.lets(reach(f"192.0.2.{last}", 5432))
-    assert faked.asked == 1
-    faked.now += tripwire.QUIET_SECONDS - 0.1
-    assert not known.lets(reach("10.0.0.2", 5432))
-    assert faked.asked == 1
-    faked.answers["clone"] = ["10.0.0.2"]
-    faked.now += 0.1
-
-    assert known.lets(reach("10.0.0.2", 5432))
-    assert faked.asked == 2
-
-
-def test_names_that_do_not_resolve(known):
-    """
-    While names cannot be looked up, what is known stays known and nothing else is let through.
-    """
-    known, faked = known
-    assert known.lets(reach("10.0.0.1", 5432))
-    faked.answers.clear()
-
-    assert not known.lets(reach("10.0.0.2", 5432))
-    assert known.lets(reach("10.0.0.1", 5432))
 
 
 @pytest.mark.parametrize(
