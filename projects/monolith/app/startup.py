@@ -132,13 +132,13 @@ async def _feed(settings: Settings) -> AsyncIterator["Feed | None"]:
     """Make what the changelog polls with; None where it has nothing to poll."""
     from app.github import Feed, GitHub  # noqa: PLC0415
 
-    repositories, channel = settings.changelog_repositories, settings.changelog_channel
-    if repositories is None or channel is None:
+    channel, repositories = settings.changelog_channel, settings.changelog_repositories
+    if channel is None:  # and so are the repositories
         yield None
         return
     async with httpx2.AsyncClient() as client:
         github = GitHub(client, settings.github_api_url, settings.github_token)
-        yield Feed(github, repositories, channel)
+        yield Feed(github, repositories or (), channel)
 
 
 @asynccontextmanager

@@ -48,30 +48,6 @@ async def test_all_jobs(served, database, vault):
     assert "job does not run" not in events
 
 
-async def test_jobs_without_settings(served, database):
-    """
-    A job whose setting is missing does not run, and one line at the start says which it lacks.
-    """
-    dsn = await database()
-    async with served(DATABASE_URL=dsn) as (client, process):
-        await until_ran(client)
-    lines = [line for line in process.log if line["event"] == "job does not run"]
-
-    assert {line["job"]: line["lacking"] for line in lines} == {
-        "changelog": "CHANGELOG_REPOSITORIES",
-        "vault": "VAULT_GIT_REMOTE",
-    }
-    async with read(dsn).pool() as pool:
-        names = await pool.fetch("SELECT name FROM scheduler.jobs ORDER BY name")
-    assert [row["name"] for row in names] == ["gardener", "ships"]
-
-
-async def until_ran(client):
-    """Return once every job has run."""
-    while not all(job["runs"] for job in (await client.get("/api/scheduler/jobs")).json()):
-        await asyncio.sleep(0.05)
-
-
 async def test_sigterm_in_a_push(served, database, vault, tmp_path, monkeypatch):
     """
     SIGTERM in the middle of a push ends the process, git and its working tree, and the job is due

@@ -419,6 +419,38 @@ async def test_feed(made):
     assert feed.github.token.get_secret_value() == GITHUB_TOKEN
 
 
+async def test_jobs_and_their_tools(made, vault):
+    """
+    The scheduler loop runs every job that has its settings, with what they name; of any other it
+    says which setting is missing, and does not run it.
+    """
+    point, names = STARTUP_POINTS[StartupPoint.SCHEDULER], "SELECT name FROM scheduler.jobs"
+    async with FakeGitHub().serve() as github:
+        github.commit("ada/harbour", "Begin")
+        variables = {
+            "CHANGELOG_CHANNEL": CHANNEL,
+            "CHANGELOG_REPOSITORIES": "ada/harbour",
+            "DISCORD_BOT_TOKEN": TOKEN,
+            "GITHUB_API_URL": github.url,
+            "VAULT_GIT_REMOTE": vault.remote,
+        }
+        with capture_logs() as logged:
+            async with made(**variables) as resources, point(resources):
+                await until_says(resources.pool, RAN, 4)
+    assert [line for line in logged if line["event"] == "job does not run"] == []
+    with capture_logs() as logged:
+        async with made() as resources, point(resources):
+            found = {row["name"] for row in await resources.pool.fetch(names)}
+
+    lacking = {"changelog": "CHANGELOG_REPOSITORIES", "vault": "VAULT_GIT_REMOTE"}
+    assert found == {"gardener", "ships"}
+    assert [line for line in logged if "lacking" in line or "job" in line] == [
+        {"event": "job does not run", "job": job, "lacking": setting, "log_level": "info"}
+        for job, setting in lacking.items()
+    ]
+    assert len(github.asked) == 1
+
+
 async def test_working_tree(made, vault, tmp_path, monkeypatch):
     """
     The vault's branch is pushed to from a directory of its own that is there as long as the point
@@ -517,24 +549,35 @@ async def test_program_that_hangs(tmp_path, how):
     assert running.cancelled() is (how == "cancelled")
 
 
-async def test_program_that_ends_when_given_up(tmp_path):
+@pytest.mark.parametrize("later", range(8))
+async def test_program_that_ends_when_given_up(tmp_path, later):
     """
     A program that ends by itself just when it is given up is no error of its own.
     """
-    ends = tmp_path / "ends"
+    ends, pid = tmp_path / "ends", tmp_path / "pid"
     os.mkfifo(ends)
-    running = asyncio.create_task(run_program(tmp_path, f"echo $$ > pid; cat {ends}"))
-    await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
-    process = Path("/proc", (tmp_path / "pid").read_text().strip())
-    ends.write_text("")
-    with suppress(FileNotFoundError, ProcessLookupError):
-        while ") Z " not in process.joinpath("stat").read_text():
-            time.sleep(0.01)  # noqa: ASYNC251  the loop must not hear of it yet
-    time.sleep(0.2)  # noqa: ASYNC251  long enough for a thread that waits for it
+    running = asyncio.create_task(
+        run_program(tmp_path, f"echo $$ > new; mv new pid; read x < {ends}")
+    )
+    await until(pid.exists)
     running.cancel()
+    for _ in range(later):  # it ends in another moment of its being given up each time
+        await asyncio.sleep(0)
+    if not running.done() and Path("/proc", pid.read_text().strip()).exists():
+        let_end(int(pid.read_text()), ends)
     await asyncio.wait([running])
 
     assert running.cancelled()
+
+
+def let_end(process, ends):
+    """Let a program end, and whoever waits for it in a thread know, while the loop stands still."""
+    with suppress(OSError):  # it was ended already
+        os.close(os.open(ends, os.O_WRONLY | os.O_NONBLOCK))
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while ") Z " not in Path(f"/proc/{process}/stat").read_text():
+            time.sleep(0.01)
+    time.sleep(0.2)
 
 
 async def test_program_that_cannot_start(tmp_path):
