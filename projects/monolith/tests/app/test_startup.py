@@ -416,6 +416,8 @@ async def test_feed(made):
         assert nothing is None
 
     assert [(row["channel"], "Mend it" in row["text"]) for row in told] == [(int(CHANNEL), True)]
+    assert feed is not None
+    assert feed.github.token is not None
     assert feed.github.token.get_secret_value() == GITHUB_TOKEN
 
 
@@ -470,6 +472,7 @@ async def test_working_tree(made, vault, tmp_path, monkeypatch):
         made(VAULT_GIT_REMOTE=vault.remote, VAULT_GIT_BRANCH="notes") as resources,
         startup._vault(resources.settings) as other,
     ):
+        assert other is not None
         assert (other.remote.url, other.remote.branch) == (vault.remote, "notes")
     async with made() as resources, startup._vault(resources.settings) as nothing:
         assert nothing is None
@@ -487,6 +490,7 @@ async def test_working_tree_that_stays(made, vault, tmp_path, monkeypatch):
         with monkeypatch.context() as busy:
             async with startup._vault(resources.settings) as tree:
                 busy.setattr(os, "rmdir", refused)
+        assert tree is not None
         assert tree.directory.exists()
 
 
