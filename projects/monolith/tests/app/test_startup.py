@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from app import startup
@@ -311,7 +312,15 @@ async def test_job_and_bot_that_do_not_let_go(made, discord, monkeypatch):
             await stuck("job")
 
     monkeypatch.setattr("app.jobs.JOBS", (Entry("stuck", timedelta(hours=1), work),))
-    monkeypatch.setattr("app.bot.NotesBot.close", lambda _: stuck("bot"))
+    from app.bot import NotesBot  # noqa: PLC0415  discord warns when it is imported
+
+    close = NotesBot.close
+
+    async def linger(bot):
+        await stuck("bot")
+        await close(bot)
+
+    monkeypatch.setattr(NotesBot, "close", linger)
     before = asyncio.all_tasks()
     variables = {"DISCORD_BOT_TOKEN": TOKEN, "DISCORD_API_URL": discord.url}
     async with asyncio.timeout(30), made(**variables) as resources, started(resources):
@@ -416,9 +425,8 @@ async def test_feed(made):
         assert nothing is None
 
     assert [(row["channel"], "Mend it" in row["text"]) for row in told] == [(int(CHANNEL), True)]
-    assert feed is not None
-    assert feed.github.token is not None
-    assert feed.github.token.get_secret_value() == GITHUB_TOKEN
+    assert feed
+    assert feed.github.token == SecretStr(GITHUB_TOKEN)
 
 
 async def test_jobs_and_their_tools(made, vault):
@@ -472,7 +480,7 @@ async def test_working_tree(made, vault, tmp_path, monkeypatch):
         made(VAULT_GIT_REMOTE=vault.remote, VAULT_GIT_BRANCH="notes") as resources,
         startup._vault(resources.settings) as other,
     ):
-        assert other is not None
+        assert other
         assert (other.remote.url, other.remote.branch) == (vault.remote, "notes")
     async with made() as resources, startup._vault(resources.settings) as nothing:
         assert nothing is None
@@ -490,7 +498,7 @@ async def test_working_tree_that_stays(made, vault, tmp_path, monkeypatch):
         with monkeypatch.context() as busy:
             async with startup._vault(resources.settings) as tree:
                 busy.setattr(os, "rmdir", refused)
-        assert tree is not None
+        assert tree
         assert tree.directory.exists()
 
 
