@@ -16,9 +16,6 @@ class BinariesError(MonolithError):
             f"Cannot run Postgres: expected its programs in {where}, {reason}. {remedy}"
         )
 
-    def __reduce__(self) -> tuple[type["BinariesError"], tuple[str, str, str]]:
-        return type(self), (self.where, self.reason, self.remedy)
-
 
 class UnreachableError(MonolithError):
     """A directory is closed to the user that runs Postgres; it is never opened for them."""
@@ -32,9 +29,6 @@ class UnreachableError(MonolithError):
             "Name a directory that every user can enter: --state-dir PATH."
         )
 
-    def __reduce__(self) -> tuple[type["UnreachableError"], tuple[Path, str]]:
-        return type(self), (self.directory, self.user)
-
 
 class SocketPathError(MonolithError):
     """The state directory's name is too long for a Unix socket in it."""
@@ -46,9 +40,6 @@ class SocketPathError(MonolithError):
             f"Refused to make the socket {path}: expected a path of at most {longest} bytes, "
             f"it has {len(bytes(path))}. Name a shorter directory: --state-dir PATH."
         )
-
-    def __reduce__(self) -> tuple[type["SocketPathError"], tuple[Path, int]]:
-        return type(self), (self.path, self.longest)
 
 
 class EngineError(MonolithError):
@@ -63,9 +54,6 @@ class EngineError(MonolithError):
             f"Cannot {verb} {engine}: expected Postgres to do it, it says {reason!r}. Read {log}."
         )
 
-    def __reduce__(self) -> tuple[type["EngineError"], tuple[str, str, str, Path]]:
-        return type(self), (self.engine, self.verb, self.reason, self.log)
-
 
 class ForeignEngineError(MonolithError):
     """The engine runs as a user whose processes we may not signal."""
@@ -77,9 +65,6 @@ class ForeignEngineError(MonolithError):
             f"Cannot stop {engine}: expected to be allowed to signal process {pid}, "
             "the system says no. Do it as the user who started it."
         )
-
-    def __reduce__(self) -> tuple[type["ForeignEngineError"], tuple[str, int]]:
-        return type(self), (self.engine, self.pid)
 
 
 class SourceError(MonolithError):
@@ -94,9 +79,6 @@ class SourceError(MonolithError):
             f"Refused to clone {source}: expected {expected}, the source says {found}. {remedy}"
         )
 
-    def __reduce__(self) -> tuple[type["SourceError"], tuple[str, str, str, str]]:
-        return type(self), (self.source, self.expected, self.found, self.remedy)
-
 
 class CloneExistsError(MonolithError):
     """There is a clone of this name already."""
@@ -108,9 +90,6 @@ class CloneExistsError(MonolithError):
             f"Refused to make the clone {clone}: expected nothing in {home}, "
             "the file system says it holds a database. Tear that one down first."
         )
-
-    def __reduce__(self) -> tuple[type["CloneExistsError"], tuple[str, Path]]:
-        return type(self), (self.clone, self.home)
 
 
 class SpaceError(MonolithError):
@@ -125,9 +104,6 @@ class SpaceError(MonolithError):
             f"the file system says {free:,}. Free some, or name another place: --state-dir PATH."
         )
 
-    def __reduce__(self) -> tuple[type["SpaceError"], tuple[Path, int, int]]:
-        return type(self), (self.directory, self.needed, self.free)
-
 
 class CloneError(MonolithError):
     """The copy is not complete, so nothing of it was kept."""
@@ -141,9 +117,6 @@ class CloneError(MonolithError):
             "Try again."
         )
 
-    def __reduce__(self) -> tuple[type["CloneError"], tuple[str, str, str]]:
-        return type(self), (self.clone, self.expected, self.found)
-
 
 class SumError(MonolithError):
     """atlas.sum does not describe the files beside it."""
@@ -156,9 +129,6 @@ class SumError(MonolithError):
             f"it says otherwise: {problem}. Run: make migrations-hash."
         )
 
-    def __reduce__(self) -> tuple[type["SumError"], tuple[Path, str]]:
-        return type(self), (self.directory, self.problem)
-
 
 class MigrationError(MonolithError):
     """A migration cannot be applied as it is written; `file` is the one to correct."""
@@ -169,9 +139,6 @@ class MigrationError(MonolithError):
         self.found = found
         self.remedy = remedy
         super().__init__(f"Refused to apply {file}: expected {expected}, {found}. {remedy}")
-
-    def __reduce__(self) -> tuple[type["MigrationError"], tuple[str, str, str, str]]:
-        return type(self), (self.file, self.expected, self.found, self.remedy)
 
 
 class SchemaAheadError(MonolithError):
@@ -186,9 +153,6 @@ class SchemaAheadError(MonolithError):
             "branch, make it anew: monolith preview down --all --source."
         )
 
-    def __reduce__(self) -> tuple[type["SchemaAheadError"], tuple[tuple[str, ...]]]:
-        return type(self), (self.versions,)
-
 
 class HistoryError(MonolithError):
     """What was applied is no longer what the files say; `file` is the first that differs."""
@@ -202,9 +166,6 @@ class HistoryError(MonolithError):
             "where this machine's source has it: monolith preview down --all --source."
         )
 
-    def __reduce__(self) -> tuple[type["HistoryError"], tuple[str, str]]:
-        return type(self), (self.file, self.found)
-
 
 class PreviewRunsError(MonolithError):
     """The preview that was asked for runs already."""
@@ -216,9 +177,6 @@ class PreviewRunsError(MonolithError):
             f"Refused to start preview {number}: expected it not to run, its lock says it does "
             f"({url or 'not ready yet'}). Open it, or tear it down: monolith preview down {number}."
         )
-
-    def __reduce__(self) -> tuple[type["PreviewRunsError"], tuple[int, str | None]]:
-        return type(self), (self.number, self.url)
 
 
 class TooManyPreviewsError(MonolithError):
@@ -233,9 +191,6 @@ class TooManyPreviewsError(MonolithError):
             f"this machine runs {names}. Tear one down: monolith preview down {running[0]}."
         )
 
-    def __reduce__(self) -> tuple[type["TooManyPreviewsError"], tuple[tuple[int, ...], int]]:
-        return type(self), (self.running, self.most)
-
 
 class NoPreviewError(MonolithError):
     """There is no such preview on this machine."""
@@ -249,9 +204,6 @@ class NoPreviewError(MonolithError):
             f"Start it: monolith preview up {number}."
         )
 
-    def __reduce__(self) -> tuple[type["NoPreviewError"], tuple[int, tuple[int, ...]]]:
-        return type(self), (self.number, self.known)
-
 
 class ForeignPreviewError(MonolithError):
     """The preview belongs to a user whose processes we may not signal."""
@@ -264,9 +216,6 @@ class ForeignPreviewError(MonolithError):
             "the system says no. Do it as the user who started it."
         )
 
-    def __reduce__(self) -> tuple[type["ForeignPreviewError"], tuple[int, int]]:
-        return type(self), (self.number, self.pid)
-
 
 class AppError(MonolithError):
     """The preview's app does not serve; its last words are in the message."""
@@ -275,9 +224,6 @@ class AppError(MonolithError):
         self.reason = reason
         self.log = log
         super().__init__(f"Cannot serve the preview: expected the app to run, {reason}. {log}")
-
-    def __reduce__(self) -> tuple[type["AppError"], tuple[str, str]]:
-        return type(self), (self.reason, self.log)
 
 
 class ProductionError(MonolithError):
@@ -289,9 +235,6 @@ class ProductionError(MonolithError):
         super().__init__(
             f"Cannot run production beside the preview: expected it to run, {reason}. {log}"
         )
-
-    def __reduce__(self) -> tuple[type["ProductionError"], tuple[str, str]]:
-        return type(self), (self.reason, self.log)
 
 
 class ProductionRunsError(MonolithError):
@@ -305,9 +248,6 @@ class ProductionRunsError(MonolithError):
             "beside that one."
         )
 
-    def __reduce__(self) -> tuple[type["ProductionRunsError"], tuple[str | None]]:
-        return type(self), (self.url,)
-
 
 class SystemSaysNoError(MonolithError):
     """The system or the database said no where nobody expected it; nothing is left running."""
@@ -319,9 +259,6 @@ class SystemSaysNoError(MonolithError):
             "Free space or correct what it names, or name another place: --state-dir PATH."
         )
 
-    def __reduce__(self) -> tuple[type["SystemSaysNoError"], tuple[str]]:
-        return type(self), (self.reason,)
-
 
 class MissingModuleError(MonolithError):
     """A part of the operator's side was not installed."""
@@ -332,9 +269,6 @@ class MissingModuleError(MonolithError):
             f"Cannot run this command: expected the Python module {module!r}, it is not installed. "
             "Run it in a checkout, where make setup installs everything."
         )
-
-    def __reduce__(self) -> tuple[type["MissingModuleError"], tuple[str]]:
-        return type(self), (self.module,)
 
 
 class AccessCheckError(MonolithError):
@@ -349,9 +283,6 @@ class AccessCheckError(MonolithError):
             f"the command says {found}. Correct {fact}; docs/operations.md has an example."
         )
 
-    def __reduce__(self) -> tuple[type["AccessCheckError"], tuple[str, str, str]]:
-        return type(self), (self.found, self.fact, self.expected)
-
 
 class SweepError(MonolithError):
     """The cluster does not show enough to call anything left behind."""
@@ -361,9 +292,6 @@ class SweepError(MonolithError):
         self.found = found
         self.remedy = remedy
         super().__init__(f"Refused to sweep: expected {expected}, {found}. {remedy}")
-
-    def __reduce__(self) -> tuple[type["SweepError"], tuple[str, str, str]]:
-        return type(self), (self.expected, self.found, self.remedy)
 
 
 class GitHubError(MonolithError):
@@ -375,9 +303,6 @@ class GitHubError(MonolithError):
         self.remedy = remedy
         self.status = status
         super().__init__(f"Cannot use GitHub: expected it to grant {request}, {found}. {remedy}")
-
-    def __reduce__(self) -> tuple[type["GitHubError"], tuple[str, str, str, int]]:
-        return type(self), (self.request, self.found, self.remedy, self.status)
 
 
 class RateLimitError(MonolithError):
@@ -392,9 +317,6 @@ class RateLimitError(MonolithError):
             f"it limits the rate until {until}. Run the command again after that."
         )
 
-    def __reduce__(self) -> tuple[type["RateLimitError"], tuple[str, float, str]]:
-        return type(self), (self.request, self.seconds, self.until)
-
 
 class NotTheWriterError(MonolithError):
     """Only one writer gives and takes labels; whatever anybody else does is a person's wish."""
@@ -407,6 +329,3 @@ class NotTheWriterError(MonolithError):
             f"{viewer}, whose every change would be a person's wish. "
             "Run the workflow: gh workflow run preview.yaml; or look only: --dry-run."
         )
-
-    def __reduce__(self) -> tuple[type["NotTheWriterError"], tuple[str, str]]:
-        return type(self), (self.writer, self.viewer)

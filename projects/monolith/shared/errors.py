@@ -2,7 +2,8 @@
 
 import errno
 from collections.abc import Iterable
-from typing import ClassVar
+from inspect import signature
+from typing import ClassVar, Self
 
 
 class MonolithError(Exception):
@@ -11,6 +12,11 @@ class MonolithError(Exception):
     exit_code: ClassVar[int] = 78
     """EX_CONFIG of sysexits.h: the configuration is wrong, a restart does not help."""
 
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        """Be made anew from what it was made of, which it keeps under the same names."""
+        names = signature(type(self)).parameters
+        return type(self), tuple(getattr(self, name) for name in names)
+
 
 class SettingsError(MonolithError):
     """The environment is missing, contradictory or misspelt; `problems` has a sentence each."""
@@ -18,9 +24,6 @@ class SettingsError(MonolithError):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__(f"Refused to read the settings: {' '.join(self.problems)}")
-
-    def __reduce__(self) -> tuple[type["SettingsError"], tuple[tuple[str, ...]]]:
-        return type(self), (self.problems,)
 
 
 class TargetError(MonolithError):
@@ -33,9 +36,6 @@ class TargetError(MonolithError):
             "Refused to read DATABASE_URL: expected postgresql://user:password@host:port/database "
             f"or postgresql://user:password@/database?host=/socket/directory, it {found}. {remedy}"
         )
-
-    def __reduce__(self) -> tuple[type["TargetError"], tuple[str, str]]:
-        return type(self), (self.found, self.remedy)
 
 
 class WrongDatabaseError(MonolithError):
@@ -51,9 +51,6 @@ class WrongDatabaseError(MonolithError):
             f"found {found!r}. {remedy}"
         )
 
-    def __reduce__(self) -> tuple[type["WrongDatabaseError"], tuple[str, str, str, str]]:
-        return type(self), (self.fact, self.expected, self.found, self.remedy)
-
 
 class UnidentifiedDatabaseError(MonolithError):
     """The database could not be asked who it is, so nobody may use it."""
@@ -65,9 +62,6 @@ class UnidentifiedDatabaseError(MonolithError):
             f"Cannot identify the database: expected {where} to say who it is, {reason}. "
             "Check that it runs and that DATABASE_URL names it, then restart."
         )
-
-    def __reduce__(self) -> tuple[type["UnidentifiedDatabaseError"], tuple[str, str]]:
-        return type(self), (self.where, self.reason)
 
 
 class NoAccessError(MonolithError):
@@ -82,9 +76,6 @@ class NoAccessError(MonolithError):
             "Set ACCESS_TEAM_DOMAIN, ACCESS_AUD, ACCESS_EMAILS and ACCESS_SERVICE_CLIENTS."
         )
 
-    def __reduce__(self) -> tuple[type["NoAccessError"], tuple[str, str]]:
-        return type(self), (self.found, self.fact)
-
 
 class ListenError(MonolithError):
     """The address to listen on cannot be had."""
@@ -98,9 +89,6 @@ class ListenError(MonolithError):
             f"{reason}. Correct LISTEN_HOST and LISTEN_PORT, or end what listens there."
         )
 
-    def __reduce__(self) -> tuple[type["ListenError"], tuple[str, int, str]]:
-        return type(self), (self.host, self.port, self.reason)
-
 
 class StartupPointError(MonolithError):
     """A startup point that must run could not be started, so nothing runs."""
@@ -113,9 +101,6 @@ class StartupPointError(MonolithError):
             f"it says {reason}. Apply the migrations, then restart."
         )
 
-    def __reduce__(self) -> tuple[type["StartupPointError"], tuple[str, str]]:
-        return type(self), (self.point, self.reason)
-
 
 class WorkingTreeError(MonolithError):
     """The vault's working tree has no place, so nothing runs."""
@@ -126,9 +111,6 @@ class WorkingTreeError(MonolithError):
             "Cannot make the vault's working tree: expected a directory for temporary files, "
             f"the system says {reason}. Point TMPDIR at one that can be written, then restart."
         )
-
-    def __reduce__(self) -> tuple[type["WorkingTreeError"], tuple[str]]:
-        return type(self), (self.reason,)
 
 
 class NeutralizeError(MonolithError):
@@ -142,9 +124,6 @@ class NeutralizeError(MonolithError):
             "Run it in a preview, and keep neutralize.sql in step with the schema."
         )
 
-    def __reduce__(self) -> tuple[type["NeutralizeError"], tuple[str, str]]:
-        return type(self), (self.expected, self.found)
-
 
 class MutedError(MonolithError):
     """An act was asked for whose startup point the guard has muted."""
@@ -156,9 +135,6 @@ class MutedError(MonolithError):
             f"Refused to act: expected the {point} to run, the guard says it is muted ({reason}). "
             "Do it in production."
         )
-
-    def __reduce__(self) -> tuple[type["MutedError"], tuple[str, str]]:
-        return type(self), (self.point, self.reason)
 
 
 class OutboundRefusedError(MonolithError, PermissionError):
@@ -178,9 +154,6 @@ class OutboundRefusedError(MonolithError, PermissionError):
         """Return the message without the number that an OSError puts before it."""
         return str(self.strerror)
 
-    def __reduce__(self) -> tuple[type["OutboundRefusedError"], tuple[str, str, str]]:
-        return type(self), (self.act, self.allowed, self.remedy)
-
 
 class UnguardedError(MonolithError):
     """A preview would serve where its tripwire sees nothing."""
@@ -191,9 +164,6 @@ class UnguardedError(MonolithError):
             "Refused to serve a preview: expected its tripwire to be armed and asyncio's own event "
             f"loop, the process says {found}. Start it with `monolith serve`."
         )
-
-    def __reduce__(self) -> tuple[type["UnguardedError"], tuple[str]]:
-        return type(self), (self.found,)
 
 
 class SealError(MonolithError):
@@ -207,9 +177,6 @@ class SealError(MonolithError):
             "Run it on Linux 6.7 or newer, where nothing forbids Landlock, before any thread."
         )
 
-    def __reduce__(self) -> tuple[type["SealError"], tuple[str]]:
-        return type(self), (self.reason,)
-
 
 class PollError(MonolithError):
     """Repositories of the changelog could not be polled; `failing` has each with the reason."""
@@ -221,9 +188,6 @@ class PollError(MonolithError):
             f"Cannot poll the repositories: expected GitHub to list their commits, it says {found}."
             " Check CHANGELOG_REPOSITORIES and what GITHUB_TOKEN may read."
         )
-
-    def __reduce__(self) -> tuple[type["PollError"], tuple[tuple[tuple[str, str], ...]]]:
-        return type(self), (self.failing,)
 
 
 class VaultError(MonolithError):
@@ -237,9 +201,6 @@ class VaultError(MonolithError):
             "Check VAULT_GIT_REMOTE, VAULT_GIT_BRANCH and who may write there."
         )
 
-    def __reduce__(self) -> tuple[type["VaultError"], tuple[str, str]]:
-        return type(self), (self.verb, self.reason)
-
 
 class AuditError(MonolithError):
     """The audit line could not be written, so nothing may start."""
@@ -250,6 +211,3 @@ class AuditError(MonolithError):
             f"Refused to start: expected to write the audit line, the log says {reason}. "
             "Give the process a standard error that takes writes, then restart."
         )
-
-    def __reduce__(self) -> tuple[type["AuditError"], tuple[str]]:
-        return type(self), (self.reason,)
