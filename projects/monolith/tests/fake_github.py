@@ -12,6 +12,8 @@ from typing import Any
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 
+from preview.sinks.serving import listening
+
 REPOSITORY = "ada/monolith"
 BOT = "github-actions[bot]"
 TOKEN = "ghs_workflow"
@@ -156,14 +158,9 @@ class FakeGitHub:
         app = web.Application(middlewares=[self._door])
         app.router.add_post("/graphql", self._graphql)
         app.router.add_route("*", "/repos/{owner}/{name}/{path:.*}", self._rest)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        try:
+        async with listening(app) as where:
+            self.url = f"http://{where}"
             yield self
-        finally:
-            await runner.cleanup()
 
     @contextmanager
     def running(self) -> Iterator["FakeGitHub"]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
+from preview.sinks.serving import listening
+
 APPLICATIONS = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications"
 CLUSTERS = "/apis/postgresql.cnpg.io/v1/namespaces/monolith/clusters"
 SNAPSHOTS = "/apis/snapshot.storage.k8s.io/v1/namespaces/monolith/volumesnapshots"
@@ -54,14 +56,9 @@ class FakeKubernetes:
         """Listen on a free port of loopback."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        try:
+        async with listening(app) as where:
+            self.url = f"http://{where}"
             yield self
-        finally:
-            await runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.Response:
         verbs = {"GET": self._read, "DELETE": self._delete, "PATCH": self._patch}
