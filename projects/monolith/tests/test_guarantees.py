@@ -6,12 +6,13 @@ from shared.guard import StartupPoint
 from shared.settings import credential_names
 from tests.escapes.nursery import attempts
 from tests.escapes.registry import Layer
-from tests.escapes.table import PAGE, figure, page
+from tests.escapes.table import PAGE, figure, table
+from tests.generated import page
 
 GUARANTEES, THREATS = PAGE, PAGE.with_name("threat-model.md")
 
 
-def table(path, *head):
+def rows_of(path, *head):
     """Return the rows of the one table of a page that has this head, a list of cells each."""
     rows = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -25,9 +26,9 @@ def table(path, *head):
     return rows[start + 2 : ended]
 
 
-LAYERS = {name: kind for name, _, kind in table(GUARANTEES, "layer", "is", "holds against")}
-PROMISES = table(GUARANTEES, "promise", "shown by", "layer", "holds against", "blind spots")
-PROTECTIONS = table(THREATS, "threat", "actor", "protection", "layer", "holds against")
+LAYERS = {name: kind for name, _, kind in rows_of(GUARANTEES, "layer", "is", "holds against")}
+PROMISES = rows_of(GUARANTEES, "promise", "shown by", "layer", "holds against", "blind spots")
+PROTECTIONS = rows_of(THREATS, "threat", "actor", "protection", "layer", "holds against")
 
 
 def named_tests(cell):
@@ -61,7 +62,7 @@ def test_protection(protection):
     """
     _, actor, _, layer, kind = protection
 
-    assert actor in {name for name, *_ in table(THREATS, "actor", "has", "wants")}
+    assert actor in {name for name, *_ in rows_of(THREATS, "actor", "has", "wants")}
     assert LAYERS[layer] == kind
     assert any(layer in promise[2].split(", ") for promise in PROMISES)
 
@@ -94,7 +95,7 @@ def test_attempts():
     text = GUARANTEES.read_text()
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| .+$", text, re.MULTILINE)
 
-    assert page(text) == text
+    assert page(text, table()) == text
     assert rows == list(attempts())
     assert figure() in text
 

@@ -1,6 +1,7 @@
 import pytest
 
-from tests.chart.lifecycle import LIFE, PAGE, WAVE, life, page, state
+from tests.chart.lifecycle import LIFE, PAGE, WAVE, life, state, table
+from tests.generated import page
 
 BACKUP = {"preview": {"snapshotMethod": "backup", "snapshotGeneration": "1"}}
 NAMED = {"preview": {"snapshotName": "of-last-night"}}
@@ -69,5 +70,5 @@ def test_page():
     """
     text = PAGE.read_text()
 
-    assert page(text) == text
+    assert page(text, table()) == text
     assert f"| {' | '.join(LIFE)} |" in text
