@@ -3,7 +3,6 @@
 import sys
 from functools import cache
 from pathlib import PurePath
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from shared.errors import OutboundRefusedError
@@ -40,13 +39,7 @@ class Sink:
             raise RuntimeError(msg)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        del kind, error, traceback
+    def __exit__(self, *_: object) -> None:
         _open.remove(self)
 
     def let(self, what: str, port: int | None = None) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from threading import RLock
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
@@ -81,13 +80,7 @@ class Block:
                 self.__exit__(None, None, None)
                 raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        del kind, error, traceback
+    def __exit__(self, *_: object) -> None:
         with _lock:
             layer = self._entered.pop()
             at = _layers.index(layer)
