@@ -30,7 +30,7 @@ CORE = {
     "shared/seal.py": ("tests/shared/test_seal.py",),
     "shared/settings.py": ("tests/shared/test_settings.py",),
     "shared/tripwire.py": ("tests/shared/test_tripwire.py", "tests/shared/test_known.py"),
-    "app/startup.py": ("tests/app/test_startup.py",),
+    "app/startup.py": ("tests/app/test_program.py", "tests/app/test_startup.py"),
 }
 """Each module of the core, and the tests that must kill every mutant of it."""
 

@@ -2,17 +2,14 @@ import asyncio
 import errno
 import os
 import tempfile
-import time
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from app import startup
-from app.git import Command
 from app.jobs import Entry, changelog
 from app.jobs.tools import Tools
 from app.jobs.vault import push
@@ -25,7 +22,6 @@ from shared.database import Database
 from shared.errors import AuditError, StartupPointError, WorkingTreeError
 from shared.guard import StartupPoint
 from shared.settings import Settings
-from tests.app.waiting import until
 from tests.environment import environment, full_log
 from tests.source import until_says
 
@@ -505,97 +501,3 @@ async def test_working_tree_that_stays(made, vault, tmp_path, monkeypatch):
 def refused(*_arguments, **_more):
     """Remove nothing."""
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-
-
-async def run_program(directory, script, seconds=20.0, **environment):
-    """Run a script of the shell as the vault runs git."""
-    arguments = ["/bin/sh", "-c", script]
-    return await startup._run_program(Command(arguments, environment, directory, seconds))
-
-
-@pytest.fixture
-def typed():
-    """Something to read on our own standard input."""
-    kept = os.dup(0)
-    ours, theirs = os.pipe()
-    os.write(theirs, b"typed")
-    os.close(theirs)
-    os.dup2(ours, 0)
-    yield
-    os.dup2(kept, 0)
-    os.close(kept)
-    os.close(ours)
-
-
-async def test_program(tmp_path, typed):
-    """
-    A program gets its directory and its environment, nothing of ours and nothing to read; what it
-    wrote and how it ended come back, whatever bytes it wrote.
-    """
-    script = "pwd; echo $A; env | grep -c PATH=; cat; printf 'o\\377'; printf 'e\\377' >&2; exit 3"
-    ended = await run_program(tmp_path, script, A="tide")
-
-    assert ended.out.splitlines() == [str(tmp_path), "tide", "0", "o\ufffd"]
-    assert (ended.code, ended.err) == (3, "e\ufffd")
-    assert (await run_program(tmp_path, "true")).code == 0
-
-
-@pytest.mark.parametrize("how", ["cancelled", "timeout"])
-async def test_program_that_hangs(tmp_path, how):
-    """
-    A program that does not end in time, or is given up, is ended with all that it has started.
-    """
-    asleep = tmp_path / "asleep"
-    script = f"sh -c 'echo $$ > {asleep}.new; mv {asleep}.new {asleep}; exec sleep 60' & wait"
-    seconds = 1.0 if how == "timeout" else 60.0
-    running = asyncio.create_task(run_program(tmp_path, script, seconds))
-    await until(asleep.exists)
-    if how == "cancelled":
-        running.cancel()
-    async with asyncio.timeout(10):
-        await asyncio.wait([running])
-        command = Path("/proc", asleep.read_text().strip(), "cmdline")
-        await until(lambda: not command.exists() or "sleep" not in command.read_text())
-
-    assert running.cancelled() or isinstance(running.exception(), TimeoutError)
-    assert running.cancelled() is (how == "cancelled")
-
-
-@pytest.mark.parametrize("later", range(8))
-async def test_program_that_ends_when_given_up(tmp_path, later):
-    """
-    A program that ends by itself just when it is given up is no error of its own.
-    """
-    ends, pid = tmp_path / "ends", tmp_path / "pid"
-    os.mkfifo(ends)
-    running = asyncio.create_task(
-        run_program(tmp_path, f"echo $$ > new; mv new pid; read x < {ends}")
-    )
-    await until(pid.exists)
-    running.cancel()
-    for _ in range(later):  # it ends in another moment of its being given up each time
-        await asyncio.sleep(0)
-    if not running.done() and Path("/proc", pid.read_text().strip()).exists():
-        let_end(int(pid.read_text()), ends)
-    await asyncio.wait([running])
-
-    assert running.cancelled()
-
-
-def let_end(process, ends):
-    """Let a program end, and whoever waits for it in a thread know, while the loop stands still."""
-    with suppress(OSError):  # it was ended already
-        os.close(os.open(ends, os.O_WRONLY | os.O_NONBLOCK))
-    with suppress(FileNotFoundError, ProcessLookupError):
-        while ") Z " not in Path(f"/proc/{process}/stat").read_text():
-            time.sleep(0.01)
-    time.sleep(0.2)
-
-
-async def test_program_that_cannot_start(tmp_path):
-    """
-    A program that is not there is an error of the system, for whoever wanted it to run.
-    """
-    command = Command(["/nowhere/git"], {}, tmp_path, 20.0)
-    with pytest.raises(FileNotFoundError, match="/nowhere/git"):
-        await startup._run_program(command)
