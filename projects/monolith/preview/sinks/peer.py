@@ -43,21 +43,31 @@ def process_of(request: web.Request) -> int | None:
 
     Linux says it of one's own processes, and to root of everybody's.
     """
-    peer = request.transport and request.transport.get_extra_info("peername")
-    inode = _inode(*peer[:2]) if peer else None
+    if request.transport is None:
+        return None
+    ends = [request.transport.get_extra_info(end) for end in ("peername", "sockname")]
+    inode = _inode(*map(_address, ends)) if all(ends) else None
     return _owner(inode) if inode else None
 
 
-def _inode(host: str, port: int) -> str | None:
-    """Return the kernel's name of the socket that is bound to this address and connected."""
-    (number,) = struct.unpack("=I", socket.inet_aton(host))
-    address = f"{number:08X}:{port:04X}"
+def _inode(local: str, remote: str) -> str | None:
+    """
+    Return the kernel's name of the socket that connects these ends; None where there is none.
+
+    Both ends count: Linux gives a port again to another connection that leads elsewhere.
+    """
     with suppress(OSError):
         for line in Path("/proc/net/tcp").read_text().splitlines():
             fields = line.split()
-            if fields[1] == address:
+            if fields[1:3] == [local, remote]:
                 return fields[9]
     return None
+
+
+def _address(end: tuple[str, int]) -> str:
+    """Write one end of a connection as /proc/net/tcp does."""
+    (number,) = struct.unpack("=I", socket.inet_aton(end[0]))
+    return f"{number:08X}:{end[1]:04X}"
 
 
 @functools.lru_cache(maxsize=1024)
