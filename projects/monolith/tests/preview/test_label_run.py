@@ -165,8 +165,8 @@ class TestRun:
     @pytest.mark.parametrize("moment", [2, 6, 12, 18, 24, 30])
     def test_two_writers(self, server, label, moment):
         """
-        Two writers at once end with three labels and one comment each, and nobody loses a place
-        for it, also when everything changes under their hands.
+        Two writers at once give no label too many and take none away, also when everything changes
+        under their hands; the next run makes up for what neither has seen, with one comment each.
         """
         ready(server, 1, 2, 3)
 
@@ -178,7 +178,7 @@ class TestRun:
         server.before = change
         writers = [label.start(), label.start()]
         assert [writer.wait() for writer in writers] == [0, 0]
-        assert len(server.previews()) == 3
+        assert {2, 3} <= server.previews() <= {2, 3, 4}
         label.run()
 
         assert server.previews() == {2, 3, 4}
