@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,10 @@ hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=1_000, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("fuzz", max_examples=300, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("dev")  # --hypothesis-profile loads another
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # so it is in the background of a shell, and every process that a test wants to end inherits it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _EMPTY = "template0"
 _numbers = count()
