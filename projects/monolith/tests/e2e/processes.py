@@ -3,13 +3,14 @@
 import asyncio
 import json
 import os
-import socket
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
+
+from preview.process import free_port
 
 STOP_SECONDS = 30.0
 """Until a test gives up on a process that was asked to end."""
@@ -46,9 +47,7 @@ class Served:
 @asynccontextmanager
 async def serve(**variables):
     """Run `monolith serve` with only these variables in its environment, until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port(0)
     kept = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE")}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "preview", "serve",
