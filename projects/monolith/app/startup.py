@@ -228,10 +228,10 @@ async def _kept(
     try:
         yield task
     finally:
-        left = STOP_SECONDS
-        if ask is not None:
-            ask()
-            await asyncio.wait([task], timeout=ASK_SECONDS)
-            left -= ASK_SECONDS
-        task.cancel()
-        await asyncio.wait([task], timeout=left)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                if ask is not None:
+                    ask()
+                    await asyncio.wait([task], timeout=ASK_SECONDS)
+                task.cancel()
+                await asyncio.wait([task])

@@ -2,7 +2,7 @@ import asyncio
 import errno
 import os
 import tempfile
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
 
 import pytest
@@ -133,7 +133,8 @@ async def test_no_temporary_directory(made, vault, tmp_path, monkeypatch, writab
     if writable:
         trees.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(trees))
-    refused = nullcontext() if writable else pytest.raises(WorkingTreeError, match="Point TMPDIR")
+    said = "No such file or directory.*Point TMPDIR"
+    refused = nullcontext() if writable else pytest.raises(WorkingTreeError, match=said)
     async with made(VAULT_GIT_REMOTE=vault.remote) as resources:
         with refused:
             async with STARTUP_POINTS[StartupPoint.SCHEDULER](resources):
@@ -285,6 +286,26 @@ async def test_points_stop_at_once(made, monkeypatch):
 
     failed = [line["error"] for line in logged if line["event"] == "startup point did not stop"]
     assert sorted(failed) == ["LookupError: discord bot", "LookupError: scheduler loop"]
+
+
+async def test_point_that_fails_to_stop_and_full_log(made, monkeypatch):
+    """
+    A point that fails to stop keeps nothing from stopping, also where that cannot be logged.
+    """
+    stopped = []
+
+    @asynccontextmanager
+    async def start(_):
+        yield
+        stopped.append(StartupPoint.SCHEDULER)
+        raise LookupError
+
+    monkeypatch.setitem(STARTUP_POINTS, StartupPoint.SCHEDULER, start)
+    with ExitStack() as later:
+        async with made() as resources, started(resources):
+            later.enter_context(full_log())
+
+    assert stopped == [StartupPoint.SCHEDULER]
 
 
 async def test_job_and_bot_that_do_not_let_go(made, discord, monkeypatch):
