@@ -34,6 +34,7 @@ CORE = {
 }
 """Each module of the core, and the tests that must kill every mutant of it."""
 
+PROGRESS_SECONDS = 30.0
 OURS = ("tools/prove.py", "tools/survivors.toml")
 CONFIG = """
 [tool.mutmut]
@@ -135,15 +136,34 @@ def mutate(copy: Path) -> dict[str, str]:
     """Return what became of each mutant; of none, where mutmut itself failed."""
     run = [sys.executable, "-m", "mutmut", "run", "--max-children", str(os.cpu_count() or 1)]
     handed = os.environ | {HANDED: str(copy)}
-    with (copy / "output").open("wb") as output:
-        failed = subprocess.run(run, cwd=copy, env=handed, stdout=output, check=False)
+    output = copy / "output"
+    with (
+        output.open("wb") as written,
+        subprocess.Popen(run, cwd=copy, env=handed, stdout=written) as mutmut,
+    ):
+        while (failed := waited(mutmut)) is None:
+            sys.stderr.write(f"{progress(output.read_text(errors='replace'))}\n")
     results = [sys.executable, "-m", "mutmut", "results", "--all", "true"]
     said = subprocess.run(results, cwd=copy, capture_output=True, text=True, check=False).stdout
     found = dict(re.findall(r"^\s*(\S+__mutmut_\d+): (.+)$", said, re.MULTILINE))
-    if failed.returncode or not found:
-        sys.stderr.write((copy / "output").read_text().replace("\r", "\n")[-2000:])
+    if failed or not found:
+        sys.stderr.write(output.read_text().replace("\r", "\n")[-2000:])
         return {}
     return found
+
+
+def waited(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait for the end of a program a while; return its exit code, None while it runs."""
+    try:
+        return process.wait(PROGRESS_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def progress(output: str) -> str:
+    """Say how far mutmut has come, which it writes over and over as `12/1673`."""
+    counts = re.findall(r"\b(\d+)/(\d+)\b", output)
+    return "{} of {} mutants tried".format(*counts[-1]) if counts else "preparing the mutants"
 
 
 def report(found: dict[str, str], explained: set[str], copy: Path) -> int:
