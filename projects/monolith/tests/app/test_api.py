@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.jobs import gardener, table
+from app.jobs import table
 from app.jobs.tools import Tools
 from shared.scheduler import Scheduler
 
@@ -166,8 +167,9 @@ class TestScheduler:  # noqa: D101
         The notes that link to one are listed once the gardener has found them; none is a 404.
         """
         target, source = await create(client), await create(client, title="B", body="[[Tides]]")
-        await gardener.tend(Tools(client.resources.pool))
-        found = (await client.get(f"/api/notes/{target['id']}/backlinks")).json()
+        await client.post("/api/scheduler/jobs/gardener/run")
+        while not (found := (await client.get(f"/api/notes/{target['id']}/backlinks")).json()):
+            await asyncio.sleep(0.02)
 
         assert [note["id"] for note in found] == [source["id"]]
         assert (await client.get("/api/notes/999999/backlinks")).status_code == 404
