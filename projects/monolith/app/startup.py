@@ -159,26 +159,35 @@ async def _vault(settings: Settings) -> AsyncIterator["WorkingTree | None"]:
 
 
 async def _run_program(command: "Command") -> "Ended":
-    """Run a program to its end; where that does not come, end it with all that it has started."""
+    """
+    Run a program to its end; where that does not come, end it with all that it has started.
+
+    Who gives up while it starts waits until it has: only then is there a group to end.
+    """
     from app.git import Ended  # noqa: PLC0415
 
-    process = await asyncio.create_subprocess_exec(
-        *command.arguments,
-        cwd=command.directory,
-        env=command.environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command.arguments,
+            cwd=command.directory,
+            env=command.environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
     )
     try:
         async with asyncio.timeout(command.seconds):
+            process = await asyncio.shield(starting)
             out, err = await process.communicate()
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        with suppress(OSError):  # where it could not start, whoever waits has been told
+            process = await starting
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
     return Ended(
         process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
     )

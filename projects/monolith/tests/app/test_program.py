@@ -52,24 +52,57 @@ def sleeps(process):
         return False
 
 
+@pytest.fixture
+def asleep(tmp_path):
+    """A file that names the process that `script` of it leaves asleep."""
+    return tmp_path / "asleep"
+
+
+def script(asleep):
+    """Start what sleeps for long, and write down which process it is."""
+    return f"sh -c 'echo $$ > {asleep}.new; mv {asleep}.new {asleep}; exec sleep 60' & wait"
+
+
 @pytest.mark.parametrize("how", ["cancelled", "timeout"])
-async def test_program_that_hangs(tmp_path, how):
+async def test_program_that_hangs(tmp_path, asleep, how):
     """
     A program that does not end in time, or is given up, is ended with all that it has started.
     """
-    asleep = tmp_path / "asleep"
-    script = f"sh -c 'echo $$ > {asleep}.new; mv {asleep}.new {asleep}; exec sleep 60' & wait"
     seconds = 1.0 if how == "timeout" else 60.0
-    running = asyncio.create_task(run_program(tmp_path, script, seconds))
+    running = asyncio.create_task(run_program(tmp_path, script(asleep), seconds))
     await until(asleep.exists)
     if how == "cancelled":
         running.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.wait([running])
         await until(lambda: not sleeps(asleep.read_text().strip()))
 
     assert running.cancelled() or isinstance(running.exception(), TimeoutError)
     assert running.cancelled() is (how == "cancelled")
+
+
+@pytest.mark.parametrize("later", range(8))
+async def test_program_that_is_given_up_as_it_starts(tmp_path, asleep, later):
+    """
+    A program that is given up before we know that it has started is ended with all that it has
+    started, too.
+    """
+    running = asyncio.create_task(run_program(tmp_path, script(asleep), 60.0))
+    for _ in range(2 + later):  # it is known in another moment of its start each time
+        await asyncio.sleep(0)
+    let_start(asleep)
+    running.cancel()
+    async with asyncio.timeout(30):
+        await asyncio.wait([running])
+        await until(lambda: not sleeps(asleep.read_text().strip()))
+
+    assert running.cancelled()
+
+
+def let_start(asleep):
+    """Let a program start while the loop stands still."""
+    while not asleep.exists():
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("later", range(8))
@@ -110,3 +143,18 @@ async def test_program_that_cannot_start(tmp_path):
     command = Command(["/nowhere/git"], {}, tmp_path, 20.0)
     with pytest.raises(FileNotFoundError, match="/nowhere/git"):
         await startup._run_program(command)
+
+
+@pytest.mark.parametrize("later", range(1, 4))
+async def test_program_that_cannot_start_and_is_given_up(tmp_path, later):
+    """
+    Whoever is given up hears that, and not that the program could not start.
+    """
+    command = Command(["/nowhere/git"], {}, tmp_path, 20.0)
+    running = asyncio.create_task(startup._run_program(command))
+    for _ in range(later):  # it fails in another moment of its being given up each time
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+
+    assert running.cancelled()
