@@ -153,14 +153,13 @@ class TestScheduler:  # noqa: D101
         """
         An interval out of bounds is refused and changes nothing; a job that is not there is a 404.
         """
-        before = await client.resources.pool.fetch("SELECT name, own_interval FROM scheduler.jobs")
+        intervals = "SELECT name, own_interval FROM scheduler.jobs ORDER BY name"
+        before = await client.resources.pool.fetch(intervals)
         refused = await client.patch("/api/scheduler/jobs/ships", json=wrong)
         unknown = await client.patch("/api/scheduler/jobs/nothing", json={"interval": 90})
 
         assert (refused.status_code, unknown.status_code) == (422, 404)
-        assert before == await client.resources.pool.fetch(
-            "SELECT name, own_interval FROM scheduler.jobs"
-        )
+        assert before == await client.resources.pool.fetch(intervals)
 
     async def test_backlinks(self, client):
         """
