@@ -2,8 +2,10 @@ import asyncio
 import errno
 import os
 import tempfile
-from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import ExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from pydantic import SecretStr
@@ -238,26 +240,37 @@ async def test_failing_point_and_full_log(made, hasty, discord):
     assert resources.failures == {StartupPoint.DISCORD: 1}
 
 
+@dataclass
+class Stubborn:
+    """Work that heeds no cancellation until it is let go, and writes each down."""
+
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: list[str] = field(default_factory=list)
+
+    async def work(self, who):
+        while not self.let_go.is_set():
+            try:
+                await self.let_go.wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(who)
+
+
 async def test_point_that_does_not_let_go(made, monkeypatch):
     """
     A point that does not end when it is told to holds up nobody either.
     """
     monkeypatch.setattr(startup, "STOP_SECONDS", 0.2)
-    let_go = asyncio.Event()
-
-    async def stubborn():
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(60)
-        await let_go.wait()
-
+    stubborn = Stubborn()
+    work = partial(stubborn.work, "point")
     async with made() as resources, asyncio.timeout(10):
-        async with startup._kept(StartupPoint.DISCORD, stubborn, resources) as task:
+        async with startup._kept(StartupPoint.DISCORD, work, resources) as task:
             await asyncio.sleep(0)
         assert not task.done()
-        let_go.set()
+        stubborn.let_go.set()
         await task
 
     assert task.get_name() == "discord bot"
+    assert stubborn.cancelled == ["point"]
 
 
 async def test_points_stop_at_once(made, monkeypatch):
@@ -315,18 +328,11 @@ async def test_job_and_bot_that_do_not_let_go(made, discord, monkeypatch):
     """
     monkeypatch.setattr(startup, "STOP_SECONDS", 0.4)
     monkeypatch.setattr(startup, "ASK_SECONDS", 0.2)
-    let_go, cancelled = asyncio.Event(), []
-
-    async def stuck(who):
-        while not let_go.is_set():
-            try:
-                await let_go.wait()
-            except asyncio.CancelledError:
-                cancelled.append(who)
+    stubborn = Stubborn()
 
     async def work(tools):
         async with tools.pool.acquire():
-            await stuck("job")
+            await stubborn.work("job")
 
     monkeypatch.setattr("app.jobs.JOBS", (Entry("stuck", timedelta(hours=1), work),))
     from app.bot import NotesBot  # noqa: PLC0415  discord warns when it is imported
@@ -334,7 +340,7 @@ async def test_job_and_bot_that_do_not_let_go(made, discord, monkeypatch):
     close = NotesBot.close
 
     async def linger(bot):
-        await stuck("bot")
+        await stubborn.work("bot")
         await close(bot)
 
     monkeypatch.setattr(NotesBot, "close", linger)
@@ -344,8 +350,8 @@ async def test_job_and_bot_that_do_not_let_go(made, discord, monkeypatch):
         await until_says(resources.pool, LEASED, 1)
         await discord.identified.wait()
 
-    assert "job" in cancelled
-    let_go.set()
+    assert "job" in stubborn.cancelled
+    stubborn.let_go.set()
     await asyncio.wait(asyncio.all_tasks() - before, timeout=30)
 
 
@@ -388,17 +394,11 @@ async def test_until_one_ends_for_ever(monkeypatch):
     What does not let go when another ends holds up nobody.
     """
     monkeypatch.setattr(startup, "STOP_SECONDS", 0.2)
-    let_go = asyncio.Event()
-
-    async def stubborn():
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(60)
-        await let_go.wait()
-
+    stubborn = Stubborn()
     async with asyncio.timeout(10):
-        await startup._until_one_ends([stubborn(), asyncio.sleep(0.1)])
-    assert not let_go.is_set()
-    let_go.set()
+        await startup._until_one_ends([stubborn.work("one"), asyncio.sleep(0.1)])
+    assert stubborn.cancelled == ["one"]
+    stubborn.let_go.set()
 
 
 async def test_answer_at_once(made, discord, monkeypatch):
